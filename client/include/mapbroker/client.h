@@ -1,0 +1,117 @@
+// A session with mapbrokerd: the way to map memory of its pool.
+#pragma once
+
+#include <sys/mman.h>
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "mapbroker/export.h"
+#include "mapbroker/mapping.h"
+
+namespace mapbroker {
+
+// How granted memory appears in this process.
+enum class Attach {
+  // Each mapping by itself: only the granted pages, read-only unless PROT_WRITE. (On a pool of huge pages the
+  // enclosing huge pages are attached.)
+  kRegion,
+  // The whole pool once, at the base address that the daemon names to all its clients: a pointer into the pool is
+  // equal in all processes that attach this way. The memory is writable unless the session is read-only, whatever the
+  // mapping's protection.
+  kWholePool,
+};
+
+struct ConnectOptions {
+  // Directory of the daemon's sockets. Empty: MAPBROKER_RUNTIME_DIR if set, else /run/mapbroker.
+  std::string runtime_dir;
+  // Ask for a session that can never write: requests with PROT_WRITE are refused with EACCES.
+  bool read_only = false;
+  Attach attach = Attach::kRegion;
+};
+
+// The arguments of mmap(2), with its names and units.
+struct MapOptions {
+  // Bytes; 0 is EINVAL (M5).
+  std::uint64_t length = 0;
+  // PROT_READ | PROT_WRITE | PROT_EXEC, or PROT_NONE.
+  int prot = PROT_READ;
+  // Exactly one of MAP_PRIVATE and MAP_SHARED (M4); MAP_ANONYMOUS; the flags that change nothing (S8a).
+  int flags = MAP_PRIVATE;
+  // An open descriptor, ignored with MAP_ANONYMOUS. It is only borrowed: the caller may close it when Map returns.
+  int fd = -1;
+  // Bytes, a multiple of the page size (M1).
+  std::uint64_t offset = 0;
+  // A wanted pool address; must be 0 under the profile classic (M3), is ignored under modern (P1).
+  std::uint64_t address = 0;
+};
+
+// One line of the daemon's list, as in /proc/maps.
+struct MappingRow {
+  std::uint64_t start = 0;   // pool address, bytes
+  std::uint64_t end = 0;     // pool address, bytes, exclusive
+  std::string perms;         // "r-xp": r, w, x or -, then p, s or S
+  std::uint64_t offset = 0;  // bytes from the start of the file
+  std::uint32_t dev_major = 0;
+  std::uint32_t dev_minor = 0;
+  std::uint64_t inode = 0;
+  std::string path;         // empty for anonymous memory
+  std::vector<pid_t> pids;  // who has it mapped, ascending, one entry a mapping
+};
+
+struct PoolStatistics {
+  std::uint64_t pool_size = 0;         // bytes; used + free + scrubbing
+  std::uint64_t used = 0;              // bytes of regions
+  std::uint64_t free = 0;              // bytes that can be given out at once
+  std::uint64_t scrubbing = 0;         // bytes that were unmapped and wait to be zeroed
+  std::uint64_t largest_free_run = 0;  // bytes
+  std::uint64_t regions = 0;
+  std::uint64_t mappings = 0;
+  std::uint64_t sessions = 0;
+  std::uint64_t saved_by_sharing = 0;  // bytes that would be needed in addition if nothing were shared
+  std::uint64_t filling = 0;           // regions being read now
+  std::uint64_t fills_total = 0;       // reads of a file range since the daemon started
+  std::uint64_t prefaulted = 0;        // bytes of the pool known to be resident
+  std::string profile;                 // "classic" or "modern"
+};
+
+// One session. Thread-safe. The session ends, and everything in it is unmapped, when the Client and all its mappings
+// are gone or the process ends, however it ends.
+class MAPBROKER_EXPORT Client {
+ public:
+  // Fails with ENOENT or ECONNREFUSED if no daemon serves the directory, EACCES if its sockets may not be used,
+  // EPROTONOSUPPORT if daemon and library have no protocol version in common.
+  static absl::StatusOr<Client> Connect(const ConnectOptions& options = {});
+
+  Client(Client&& other) noexcept;
+  Client& operator=(Client&& other) noexcept;
+  ~Client();
+
+  // Maps and attaches. Errors are those of rules M1 to M22; ENOMEM also where this process has no room to attach.
+  // Blocks while the daemon reads the range.
+  absl::StatusOr<Mapping> Map(const MapOptions& options);
+
+  // Calls `row` for every region of the pool (pid 0, L1) or every mapping of one process (L2) in address order, until it
+  // returns false. ESRCH if the process has no session.
+  absl::Status ListMappings(pid_t pid, const std::function<bool(const MappingRow&)>& row);
+
+  absl::StatusOr<PoolStatistics> Statistics();
+
+  // "classic" or "modern".
+  std::string profile() const;
+  // Bytes.
+  std::uint64_t page_size() const;
+
+ private:
+  struct Impl;
+  explicit Client(std::shared_ptr<Impl> impl);
+  std::shared_ptr<Impl> impl_;
+  friend struct Mapping::Impl;
+};
+
+}  // namespace mapbroker
