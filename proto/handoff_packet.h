@@ -27,8 +27,8 @@ inline constexpr char kHandoffSocketName[] = "handoff.sock";
 int SendHandoffPacket(int socket, const google::protobuf::MessageLite& message, int fd = -1);
 
 struct HandoffPacket {
-  // 0; ECONNRESET: the peer closed; EMSGSIZE: too long, or its descriptors did not fit; EBADMSG: no such message or more than one
-  // descriptor; else what recvmsg(2) said (EAGAIN on a non-blocking socket). On an error nothing is kept.
+  // 0; ECONNRESET: the peer closed; EMSGSIZE: too long, or its descriptors did not fit; EBADMSG: no such message or
+  // more than one descriptor; else what recvmsg(2) said (EAGAIN on a non-blocking socket). On an error nothing is kept.
   int error = 0;
   // The descriptor that came with it, if one did; close-on-exec.
   shm::UniqueFd fd;

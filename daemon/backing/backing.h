@@ -1,0 +1,35 @@
+// What a mapping can be made of: one open file as the broker uses it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "daemon/nommu/file.h"
+
+namespace mapbroker::backing {
+
+// Thread-safe. Reading may take long: it is never done under a lock.
+class Backing : public nommu::File {
+ public:
+  // Bytes that can be read now.
+  virtual absl::StatusOr<std::uint64_t> Size() const = 0;
+
+  // Reads up to into.size() bytes at `offset`; how many were read, 0 at the end of the file.
+  virtual absl::StatusOr<std::size_t> Read(std::uint64_t offset, std::span<std::byte> into) const = 0;
+
+  // Where the file lies now, as in /proc/maps: " (deleted)" follows the path of an unlinked file. May block.
+  virtual std::string Path() const = 0;
+};
+
+// S5: reads the file from `offset` into `memory`, which holds zeros; what lies past the end of the file stays zero.
+// `cancelled` is asked between slices. Fails with the errno of the read, EIO if the file shrank meanwhile, so that
+// bytes which were there at first are missing, and ECANCELED.
+absl::Status Fill(const Backing& file, std::uint64_t offset, std::span<std::byte> memory,
+                  const std::function<bool()>& cancelled);
+
+}  // namespace mapbroker::backing

@@ -1,0 +1,39 @@
+#include <algorithm>
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/backing/backing.h"
+#include "daemon/nommu/refusal.h"
+
+namespace mapbroker::backing {
+namespace {
+
+// Bytes between two questions whether anybody still wants the copy: about a millisecond of reading.
+constexpr std::size_t kSlice = std::size_t{8} << 20;
+
+}  // namespace
+
+absl::Status Fill(const Backing& file, std::uint64_t offset, std::span<std::byte> memory,
+                  const std::function<bool()>& cancelled) {
+  const absl::StatusOr<std::uint64_t> size = file.Size();
+  if (!size.ok()) return size.status();
+  const std::uint64_t expected = offset < *size ? std::min<std::uint64_t>(*size - offset, memory.size()) : 0;
+
+  std::size_t done = 0;
+  while (done < memory.size()) {
+    if (cancelled()) return nommu::Refuse(ECANCELED, "", "everybody who asked for this copy is gone");
+    const std::size_t slice = std::min(kSlice, memory.size() - done);
+    const absl::StatusOr<std::size_t> read = file.Read(offset + done, memory.subspan(done, slice));
+    if (!read.ok()) return read.status();
+    if (*read == 0) break;
+    done += *read;
+  }
+  if (done < expected) {
+    return nommu::Refuse(EIO, "S5",
+                         absl::StrCat("the file shrank while it was read: ", done, " of ", expected,
+                                      " bytes were there; map it again when its writer is done"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace mapbroker::backing

@@ -1,0 +1,207 @@
+#include "daemon/broker.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <fstream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/nommu/refusal.h"
+#include "spdlog/spdlog.h"
+
+namespace mapbroker {
+namespace {
+
+using nommu::Refuse;
+
+// Mappings unmapped or rows listed under one hold of the lock: some tens of microseconds.
+constexpr std::size_t kPortion = 1024;
+
+std::string CommandOf(pid_t pid) {
+  std::string command;
+  std::getline(std::ifstream(absl::StrCat("/proc/", pid, "/comm")), command);
+  return command;
+}
+
+absl::Status SessionEnded() { return Refuse(ESRCH, "U5", "the session has ended: connect anew"); }
+
+}  // namespace
+
+nommu::SpaceId Broker::OpenSpace(pid_t pid) {
+  shm::MutexLock lock(mutex_);
+  return map_.OpenSpace(pid);
+}
+
+bool Broker::CloseSpace(nommu::SpaceId space) {
+  std::vector<nommu::Extent> freed;
+  bool gone;
+  {
+    shm::MutexLock lock(mutex_);
+    gone = map_.CloseSpace(space, kPortion, freed);
+    CheckStructures();
+  }
+  Free(freed);
+  return gone;
+}
+
+absl::StatusOr<nommu::Grant> Broker::Mmap(session::Session& caller, const nommu::MapRequest& request, int fd) {
+  if (caller.read_only() && (request.prot & PROT_WRITE) != 0) {
+    return Refuse(EACCES, "", "the session is read-only: connect without read_only to map memory writable");
+  }
+  const std::shared_ptr<backing::Backing> file = request.anonymous() ? nullptr : caller.File(fd);
+
+  // May I, what kind, where: under the lock, without I/O.
+  nommu::Reservation reservation;
+  std::shared_ptr<Fill> fill;
+  {
+    shm::MutexLock lock(mutex_);
+    if (!map_.HasSpace(caller.space())) return SessionEnded();
+    absl::StatusOr<nommu::Reservation> reserved = map_.Reserve(request, file);
+    if (!reserved.ok()) return reserved.status();
+    reservation = *reserved;
+    if (reservation.created) {
+      fill = fills_[reservation.region] = std::make_shared<Fill>();
+      if (file != nullptr) ++fills_total_;
+    } else if (const auto running = fills_.find(reservation.region); running != fills_.end()) {
+      fill = running->second;
+    }
+    if (fill != nullptr) fill->waiting.push_back(caller.space());
+  }
+
+  // A new region is filled outside the lock; everybody else who wants it waits for that.
+  absl::Status filled;
+  if (reservation.created) filled = FillAndPlace(reservation.region, file.get(), *fill);
+
+  std::optional<nommu::Extent> unused;
+  absl::StatusOr<nommu::Grant> answer;
+  {
+    shm::MutexLock lock(mutex_);
+    if (!reservation.created && fill != nullptr) {
+      while (!fill->done) fill->finished.Wait(mutex_);
+      filled = fill->result;
+    }
+    if (filled.ok() && map_.HasSpace(caller.space())) {
+      answer = map_.Commit(caller.space(), reservation, request);
+    } else {
+      unused = map_.Abandon(reservation);
+      answer = filled.ok() ? SessionEnded() : filled;
+    }
+    CheckStructures();
+  }
+  if (unused) Free({*unused});
+  if (nommu::RuleOf(answer.status()) == "M22") {
+    spdlog::warn("session {}: no contiguous run for mmap of length {} from process {} ({})", caller.id(),
+                 request.length, caller.peer().pid, CommandOf(caller.peer().pid));
+  }
+  return answer;
+}
+
+absl::Status Broker::FillAndPlace(nommu::Region* region, const backing::Backing* file, Fill& fill) {
+  absl::StatusOr<nommu::PoolAddress> start = MakeContents(region, file, fill);
+  shm::MutexLock lock(mutex_);
+  if (start.ok()) {
+    map_.Place(region, *start);
+  } else {
+    map_.Withdraw(region);
+  }
+  fills_.erase(region);
+  fill.done = true;
+  fill.result = start.status();
+  fill.finished.NotifyAll();
+  return fill.result;
+}
+
+absl::StatusOr<nommu::PoolAddress> Broker::MakeContents(nommu::Region* region, const backing::Backing* file,
+                                                        const Fill& fill) {
+  const std::optional<shm::Run> run = pages_.Allocate(region->pages);
+  if (!run) {
+    const auto pool = pages_.statistics();
+    return Refuse(ENOMEM, "M22",
+                  absl::StrCat("no contiguous run of ", region->length(),
+                               " bytes is free (largest: ", pool.largest_free_run, " bytes of ", pool.free,
+                               " free): unmap something or use a ", "larger pool; `mapctl maps` shows who holds what"));
+  }
+  const nommu::PoolAddress start = run->first * shm::kPageSize;
+  // S1: a free run holds zeros.
+  if (file == nullptr) return start;
+
+  const absl::Status filled = backing::Fill(*file, region->offset, pool_.subspan(start, region->length()),
+                                            [&] { return WithdrawIfUnwanted(region, fill); });
+  if (!filled.ok()) {
+    pages_.Free(*run);
+    return filled;
+  }
+  return start;
+}
+
+bool Broker::WithdrawIfUnwanted(nommu::Region* region, const Fill& fill) {
+  shm::MutexLock lock(mutex_);
+  for (const nommu::SpaceId space : fill.waiting) {
+    if (map_.HasSpace(space)) return false;
+  }
+  // Under the same lock, so that nobody can begin to wait for what is given up.
+  map_.Withdraw(region);
+  fills_.erase(region);
+  return true;
+}
+
+absl::Status Broker::Munmap(const session::Session& caller, nommu::PoolAddress address, std::uint64_t length) {
+  std::vector<nommu::Extent> freed;
+  absl::Status status;
+  {
+    shm::MutexLock lock(mutex_);
+    status = map_.Unmap(caller.space(), address, length, freed);
+    CheckStructures();
+  }
+  Free(freed);
+  return status;
+}
+
+void Broker::Free(const std::vector<nommu::Extent>& extents) {
+  for (const nommu::Extent& extent : extents) {
+    pages_.Free(shm::Run{extent.start / shm::kPageSize, extent.length / shm::kPageSize});
+  }
+}
+
+absl::StatusOr<std::vector<ListedMapping>> Broker::List(pid_t pid, nommu::MemoryMap::Cursor& cursor) const {
+  std::vector<nommu::Row> rows;
+  {
+    shm::MutexLock lock(mutex_);
+    if (pid != 0 && cursor.space == 0 && !map_.HasProcess(pid)) {
+      return Refuse(ESRCH, "L2", absl::StrCat("process ", pid, " has no session with this daemon"));
+    }
+    rows = pid == 0 ? map_.ListRegions(cursor, kPortion) : map_.ListMappings(pid, cursor, kPortion);
+  }
+  std::vector<ListedMapping> listed;
+  listed.reserve(rows.size());
+  for (nommu::Row& row : rows) {
+    const auto* file = static_cast<const backing::Backing*>(row.file.get());
+    std::string path = file == nullptr ? "" : file->Path();
+    listed.push_back(ListedMapping{std::move(row), std::move(path)});
+  }
+  return listed;
+}
+
+Statistics Broker::GetStatistics() const {
+  Statistics statistics;
+  {
+    shm::MutexLock lock(mutex_);
+    statistics.map = map_.counts();
+    statistics.filling = fills_.size();
+    statistics.fills_total = fills_total_;
+  }
+  statistics.pool = pages_.statistics();
+  return statistics;
+}
+
+void Broker::CheckStructures() const {
+#ifdef MAPBROKER_VALIDATE
+  if (const std::string fault = map_.Validate(); !fault.empty()) {
+    spdlog::critical("the memory map contradicts itself: {}", fault);
+    std::abort();
+  }
+#endif
+}
+
+}  // namespace mapbroker

@@ -1,0 +1,202 @@
+#include "daemon/config.h"
+
+#include <toml++/toml.h>
+
+#include <CLI/CLI.hpp>
+#include <cctype>
+#include <cerrno>
+#include <iostream>
+#include <set>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "daemon/exit_status.h"
+#include "daemon/nommu/refusal.h"
+#include "daemon/version.h"
+
+namespace mapbroker {
+namespace {
+
+using nommu::Refuse;
+
+absl::Status Invalid(const std::string& sentence) { return Refuse(EINVAL, "", sentence); }
+
+absl::Status SetProfile(const std::string& name, Config& config) {
+  const nommu::Profile* profile = nommu::FindProfile(name);
+  if (profile == nullptr) return Invalid(absl::StrCat("profile \"", name, "\" is neither classic nor modern"));
+  config.profile = profile;
+  return absl::OkStatus();
+}
+
+absl::Status SetPoolKind(const std::string& text, Config& config) {
+  absl::StatusOr<shm::SegmentSpec> spec = shm::ParseSegmentSpec(text);
+  if (!spec.ok()) return spec.status();
+  config.pool.kind = spec->kind;
+  config.pool.name = spec->name;
+  return absl::OkStatus();
+}
+
+absl::Status SetPoolSize(const std::string& text, Config& config) {
+  absl::StatusOr<std::uint64_t> size = ParseSize(text);
+  if (!size.ok()) return Invalid(absl::StrCat("pool size ", size.status().message()));
+  if (*size == 0) return Invalid("pool size is 0: give at least one page");
+  config.pool.size = *size;
+  return absl::OkStatus();
+}
+
+absl::Status SetLogLevel(const std::string& name, Config& config) {
+  const auto level = spdlog::level::from_str(name);
+  if (level == spdlog::level::off && name != "off") {
+    return Invalid(
+        absl::StrCat("log level \"", name, "\" is none of trace, debug, info, warning, error, critical, off"));
+  }
+  config.log_level = level;
+  return absl::OkStatus();
+}
+
+absl::Status SetSocketMode(const std::string& octal, Config& config) {
+  unsigned mode = 0;
+  for (const char digit : octal) {
+    if (digit < '0' || digit > '7' || octal.size() > 4)
+      return Invalid(absl::StrCat("socket mode \"", octal, "\" is not octal, like \"0660\""));
+    mode = mode * 8 + static_cast<unsigned>(digit - '0');
+  }
+  if (octal.empty() || mode > 0777)
+    return Invalid(absl::StrCat("socket mode \"", octal, "\" is not from 0000 to 0777"));
+  config.socket_mode = mode;
+  return absl::OkStatus();
+}
+
+// One key of the configuration file: its name and what sets it. Every value is a string except the booleans.
+struct Key {
+  const char* table;
+  const char* name;
+  absl::Status (*set)(const std::string&, Config&);
+};
+
+constexpr Key kStringKeys[] = {
+    {"", "profile", SetProfile},
+    {"", "log_level", SetLogLevel},
+    {"pool", "kind", SetPoolKind},
+    {"pool", "size", SetPoolSize},
+    {"sockets", "mode", SetSocketMode},
+    {"", "runtime_dir",
+     [](const std::string& text, Config& config) {
+       config.runtime_dir = text;
+       return absl::OkStatus();
+     }},
+};
+
+absl::Status ApplyValue(const std::string& table, const std::string& name, const toml::node& value, Config& config) {
+  if (table == "pool" && name == "huge_pages") {
+    if (!value.is_boolean()) return Invalid("pool.huge_pages is true or false");
+    config.pool.huge_pages = *value.value<bool>();
+    return absl::OkStatus();
+  }
+  for (const Key& key : kStringKeys) {
+    if (table != key.table || name != key.name) continue;
+    if (!value.is_string()) return Invalid(absl::StrCat(name, " must be a string in quotes"));
+    return key.set(*value.value<std::string>(), config);
+  }
+  return Invalid(absl::StrCat("unknown key ", table.empty() ? "" : absl::StrCat(table, "."), name));
+}
+
+absl::Status ApplyTable(const std::string& table, const toml::table& values, const std::string& path, Config& config) {
+  for (const auto& [key, value] : values) {
+    const std::string name(key.str());
+    if (table.empty() && value.is_table() && (name == "pool" || name == "sockets")) {
+      if (absl::Status status = ApplyTable(name, *value.as_table(), path, config); !status.ok()) return status;
+      continue;
+    }
+    if (absl::Status status = ApplyValue(table, name, value, config); !status.ok()) {
+      return Invalid(absl::StrCat(path, ":", value.source().begin.line, ": ", std::string(status.message())));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::uint64_t> ParseSize(const std::string& text) {
+  const std::size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
+  std::uint64_t number;
+  const absl::Status no_size =
+      Invalid(absl::StrCat("\"", text, "\" is no size: write bytes, or a number with K, M, G or T"));
+  if (!absl::SimpleAtoi(text.substr(0, digits), &number)) return no_size;
+  std::string unit = text.substr(digits);
+  unsigned shift = 0;
+  if (!unit.empty()) {
+    const std::size_t power = std::string("KMGT").find(static_cast<char>(std::toupper(unit.front())));
+    const std::string rest = unit.substr(1);
+    if (power == std::string::npos || (!rest.empty() && rest != "B" && rest != "iB")) return no_size;
+    shift = 10 * static_cast<unsigned>(power + 1);
+  }
+  if (number > UINT64_MAX >> shift) return Invalid(absl::StrCat("\"", text, "\" is larger than any memory"));
+  return number << shift;
+}
+
+absl::Status ReadConfigFile(const std::string& path, Config& config) {
+  Config changed = config;
+  try {
+    const toml::table file = toml::parse_file(path);
+    if (absl::Status status = ApplyTable("", file, path, changed); !status.ok()) return status;
+  } catch (const toml::parse_error& error) {
+    return Invalid(absl::StrCat(path, ":", error.source().begin.line, ": ", std::string(error.description())));
+  }
+  config = std::move(changed);
+  return absl::OkStatus();
+}
+
+CommandLine ParseCommandLine(int argc, char** argv) {
+  CommandLine result;
+  CLI::App app{"mapbrokerd: a pool of memory for many processes under the rules of Linux without an MMU"};
+  app.footer(
+      "Exit status: 0 stopped as asked, 1 could not start, 2 wrong command line or configuration file,\n"
+      "3 the pool's memory is not there, 4 another daemon serves the runtime directory or the pool.");
+  std::string runtime_dir, pool_size, pool, profile, config_file, log_level;
+  bool huge_pages = false;
+  app.set_version_flag("--version", kVersion);
+  app.add_option("--runtime-dir", runtime_dir, "directory of the sockets (default /run/mapbroker)")->type_name("DIR");
+  app.add_option("--pool-size", pool_size, "bytes, or with K, M, G, T")->type_name("SIZE");
+  app.add_option("--pool", pool, "what the pool is made of: memfd (default), shm:/NAME, file:PATH")->type_name("KIND");
+  app.add_flag("--huge-pages", huge_pages, "put the pool on huge pages (memfd, or file: on hugetlbfs)");
+  app.add_option("--profile", profile, "whose rules apply: classic (2.6.18, default) or modern (6.12)")
+      ->type_name("NAME");
+  app.add_option("--config", config_file, "TOML file; options given here come before it")->type_name("FILE");
+  app.add_option("--log-level", log_level, "trace, debug, info (default), warning, error, critical, off")
+      ->type_name("LEVEL");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& done) {
+    result.exit_status = app.exit(done);
+    return result;
+  } catch (const CLI::ParseError& error) {
+    std::cerr << "mapbrokerd: " << error.what() << " (see mapbrokerd --help)\n";
+    result.exit_status = kUsage;
+    return result;
+  }
+
+  Config& config = result.config;
+  absl::Status status;
+  if (!config_file.empty()) status = ReadConfigFile(config_file, config);
+  const auto apply = [&](const std::string& text, absl::Status (*set)(const std::string&, Config&)) {
+    if (status.ok() && !text.empty()) status = set(text, config);
+  };
+  if (!runtime_dir.empty()) config.runtime_dir = runtime_dir;
+  if (huge_pages) config.pool.huge_pages = true;
+  apply(pool_size, SetPoolSize);
+  apply(pool, SetPoolKind);
+  apply(profile, SetProfile);
+  apply(log_level, SetLogLevel);
+  if (status.ok() && config.pool.size == 0) {
+    status = Invalid("no pool size: give --pool-size SIZE or pool.size in the configuration file");
+  }
+  if (!status.ok()) {
+    std::cerr << "mapbrokerd: " << std::string(status.message()) << '\n';
+    result.exit_status = kUsage;
+  }
+  return result;
+}
+
+}  // namespace mapbroker

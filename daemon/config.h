@@ -1,0 +1,43 @@
+// What an administrator may set: command line over configuration file over defaults.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "daemon/nommu/profile.h"
+#include "shm_backend/segment.h"
+#include "spdlog/common.h"
+
+namespace mapbroker {
+
+struct Config {
+  std::string runtime_dir = "/run/mapbroker";
+  shm::SegmentSpec pool;  // memfd; `size` must be given
+  // Where clients that want equal pointers attach the pool. Below where Linux loads programs and above the shadow
+  // memory of the sanitizers, so that it is free in every process.
+  std::uint64_t pool_base = 0x5500'0000'0000;
+  const nommu::Profile* profile = &nommu::kClassic;
+  mode_t socket_mode = 0660;
+  spdlog::level::level_enum log_level = spdlog::level::info;
+};
+
+// How the program is to go on.
+struct CommandLine {
+  Config config;
+  int exit_status = -1;  // not negative: stop at once with it (--help, --version, an error; all said already)
+};
+
+// Reads the command line and the file that --config names. One clear line for what is wrong, with file and line where
+// it came from a file.
+CommandLine ParseCommandLine(int argc, char** argv);
+
+// Bytes of "4096", "64K", "256M", "2G", "1T" (powers of 1024; "MiB" and "MB" mean the same as "M").
+absl::StatusOr<std::uint64_t> ParseSize(const std::string& text);
+
+// Applies a configuration file to `config`, which is untouched on failure.
+absl::Status ReadConfigFile(const std::string& path, Config& config);
+
+}  // namespace mapbroker

@@ -1,0 +1,130 @@
+// mapbrokerd: makes the parts, joins them, and runs the event loop until it is told to stop.
+#include <signal.h>
+#include <sys/resource.h>
+#include <systemd/sd-daemon.h>
+#include <systemd/sd-event.h>
+
+#include <cstdlib>
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/broker.h"
+#include "daemon/config.h"
+#include "daemon/exit_status.h"
+#include "daemon/nommu/refusal.h"
+#include "daemon/rpc/memory_service.h"
+#include "daemon/rpc/server.h"
+#include "daemon/runtime_dir.h"
+#include "daemon/session/handoff_server.h"
+#include "daemon/session/session_table.h"
+#include "daemon/session/unix_listener.h"
+#include "daemon/version.h"
+#include "proto/handoff_packet.h"
+#include "shm_backend/page_pool.h"
+#include "shm_backend/segment.h"
+#include "spdlog/sinks/stdout_sinks.h"
+#include "spdlog/spdlog.h"
+
+namespace mapbroker {
+namespace {
+
+int Refused(const absl::Status& status) {
+  spdlog::critical("{}", std::string(status.message()));
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:
+      return kUsage;
+    case absl::StatusCode::kResourceExhausted:
+      return kNoMemory;
+    case absl::StatusCode::kAlreadyExists:
+      return kAlreadyServed;
+    default:
+      return nommu::ErrnoOf(status) == EBUSY ? kAlreadyServed : kFailed;
+  }
+}
+
+// Every session costs descriptors, so as many as the system allows.
+void RaiseDescriptorLimit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+struct LoopCloser {
+  void operator()(sd_event* loop) const { sd_event_unref(loop); }
+};
+
+// Before any thread is started, so that the signals are blocked in all of them and reach the loop alone.
+std::unique_ptr<sd_event, LoopCloser> NewLoop() {
+  sd_event* loop = nullptr;
+  if (sd_event_default(&loop) < 0) std::abort();
+  sigset_t stop;
+  sigemptyset(&stop);
+  sigaddset(&stop, SIGTERM);
+  sigaddset(&stop, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &stop, nullptr);
+  // Without a handler the default is to leave the loop with status 0.
+  for (const int signal : {SIGTERM, SIGINT}) {
+    if (sd_event_add_signal(loop, nullptr, signal, nullptr, nullptr) < 0) std::abort();
+  }
+  sd_event_set_watchdog(loop, 1);
+  return std::unique_ptr<sd_event, LoopCloser>(loop);
+}
+
+v1::Welcome WelcomeOf(const Config& config, const shm::Segment& segment) {
+  v1::Welcome welcome;
+  welcome.set_pool_size(segment.bytes().size());
+  welcome.set_page_size(shm::kPageSize);
+  welcome.set_attach_granularity(segment.attach_granularity());
+  welcome.set_pool_base(config.pool_base);
+  welcome.set_profile(config.profile->name);
+  return welcome;
+}
+
+int Serve(const Config& config) {
+  const auto loop = NewLoop();
+  RaiseDescriptorLimit();
+  signal(SIGPIPE, SIG_IGN);
+
+  const absl::StatusOr<RuntimeDir> dir = RuntimeDir::Hold(config.runtime_dir);
+  if (!dir.ok()) return Refused(dir.status());
+  const auto segment = shm::Segment::Create(config.pool);
+  if (!segment.ok()) return Refused(segment.status());
+  const std::string prefix = absl::StrCat(dir->path(), "/");
+  auto handoff = session::UnixListener::Listen(prefix + kHandoffSocketName, SOCK_SEQPACKET, config.socket_mode);
+  if (!handoff.ok()) return Refused(handoff.status());
+  auto grpc = session::UnixListener::Listen(prefix + kGrpcSocketName, SOCK_STREAM, config.socket_mode);
+  if (!grpc.ok()) return Refused(grpc.status());
+
+  shm::PagePool pages((*segment)->bytes(), /*prefault=*/true);
+  Broker broker(*config.profile, pages, (*segment)->bytes());
+  session::SessionTable sessions;
+  session::HandoffServer handoff_server(
+      loop.get(), *handoff, sessions,
+      {.welcome = WelcomeOf(config, **segment),
+       .pool_descriptor = [&](bool writable) { return (*segment)->ClientDescriptor(writable); },
+       .open_space = [&](pid_t pid) { return broker.OpenSpace(pid); },
+       .close_space = [&](nommu::SpaceId space) { return broker.CloseSpace(space); }});
+  rpc::MemoryService service(broker, sessions);
+  rpc::Server server(loop.get(), *grpc, service);
+
+  spdlog::info("mapbrokerd {} serves {}: pool of {} bytes, profile {}", kVersion, dir->path(),
+               (*segment)->bytes().size(), config.profile->name);
+  sd_notify(0, "READY=1");
+  const int status = sd_event_loop(loop.get());
+  sd_notify(0, "STOPPING=1");
+  spdlog::info("mapbrokerd stops");
+  return status < 0 ? kFailed : kStopped;
+}
+
+}  // namespace
+}  // namespace mapbroker
+
+int main(int argc, char** argv) {
+  const mapbroker::CommandLine command = mapbroker::ParseCommandLine(argc, argv);
+  if (command.exit_status >= 0) return command.exit_status;
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("mapbrokerd"));
+  spdlog::set_level(command.config.log_level);
+  return mapbroker::Serve(command.config);
+}

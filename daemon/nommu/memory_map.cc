@@ -1,0 +1,361 @@
+#include "daemon/nommu/memory_map.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/nommu/refusal.h"
+#include "daemon/nommu/validate.h"
+
+namespace mapbroker::nommu {
+namespace {
+
+absl::Status NoSuchMapping(PoolAddress address, const std::string& what_to_do) {
+  return Refuse(EINVAL, "U1",
+                absl::StrCat("no mapping of this address space at pool address 0x", absl::Hex(address), what_to_do));
+}
+
+}  // namespace
+
+SpaceId MemoryMap::OpenSpace(std::int32_t pid) {
+  const SpaceId space = next_id_++;
+  spaces_[space].pid = pid;
+  processes_.emplace(pid, space);
+  return space;
+}
+
+bool MemoryMap::CloseSpace(SpaceId id, std::size_t most, std::vector<Extent>& freed) {
+  const auto space = spaces_.find(id);
+  if (space == spaces_.end()) return true;
+  Mappings& mappings = space->second.mappings;
+  for (; most > 0 && !mappings.empty(); --most) {
+    if (const auto extent = Remove(id, space->second, mappings.begin())) freed.push_back(*extent);
+  }
+  if (!mappings.empty()) return false;
+  processes_.erase({space->second.pid, id});
+  spaces_.erase(space);
+  return true;
+}
+
+absl::StatusOr<Reservation> MemoryMap::Reserve(const MapRequest& request, const std::shared_ptr<const File>& file) {
+  absl::StatusOr<Capabilities> capabilities = ValidateMmapRequest(request, file.get(), profile_);
+  if (!capabilities.ok()) return capabilities.status();
+  const MappingKind kind = DetermineKind(request, *capabilities);
+  if (kind == MappingKind::kDirect) {
+    return Refuse(ENODEV, "S10", "the device sites no mapping in its own memory: map it MAP_PRIVATE and writable");
+  }
+  if (kind == MappingKind::kSharedCopy) {
+    absl::StatusOr<Region*> copy = FindSharedCopy(request, file->id);
+    if (!copy.ok()) return copy.status();
+    if (*copy != nullptr) {
+      ++(*copy)->users;
+      return Reservation{.region = *copy, .created = false};
+    }
+  }
+  return Reservation{.region = NewRegion(request, request.anonymous() ? nullptr : file, kind), .created = true};
+}
+
+absl::StatusOr<Region*> MemoryMap::FindSharedCopy(const MapRequest& request, const FileId& file) const {
+  const auto found = shared_copies_.find(file);
+  if (found == shared_copies_.end()) return nullptr;
+  const SharedCopies& copies = found->second;
+  const std::uint64_t first = request.offset / kPageSize;
+  const std::uint64_t end = first + PagesOf(request.length);
+
+  // The copies are disjoint, so only the last that starts at or before `first` can hold the range, and only it and its
+  // successor can overlap it.
+  auto next = copies.upper_bound(first);
+  const Region* overlapping = next != copies.end() && next->first < end ? next->second : nullptr;
+  if (next != copies.begin()) {
+    const auto& [copy_first, copy] = *std::prev(next);
+    const std::uint64_t copy_end = copy_first + copy->pages;
+    const bool equal = copy_first == first && copy_end == end;
+    if (equal || (!profile_.shares_equal_ranges_only && end <= copy_end)) return copy;
+    if (copy_end > first) overlapping = copy;
+  }
+  if (overlapping == nullptr) return nullptr;
+  return Refuse(
+      EINVAL, "S4",
+      absl::StrCat("pages ", first, " to ", end, " of the file overlap its copy of pages ",
+                   overlapping->offset / kPageSize, " to ", overlapping->offset / kPageSize + overlapping->pages,
+                   " that is in use: map that range, or wait until it is unmapped"));
+}
+
+Region* MemoryMap::NewRegion(const MapRequest& request, const std::shared_ptr<const File>& file, MappingKind kind) {
+  auto region = std::make_unique<Region>();
+  region->id = next_id_++;
+  region->file = file;
+  region->offset = file == nullptr ? 0 : request.offset;
+  region->pages = PagesOf(request.length);
+  region->prot = request.prot;
+  region->kind = kind;
+  region->users = 1;
+  Region* raw = region.get();
+  regions_.emplace(raw->id, std::move(region));
+  Index(raw);
+  return raw;
+}
+
+void MemoryMap::Index(Region* region) {
+  if (region->kind != MappingKind::kSharedCopy) return;
+  shared_copies_[region->file->id].emplace(region->offset / kPageSize, region);
+}
+
+void MemoryMap::Unindex(Region* region) {
+  if (region->kind != MappingKind::kSharedCopy) return;
+  const auto copies = shared_copies_.find(region->file->id);
+  if (copies == shared_copies_.end()) return;
+  const auto at = copies->second.find(region->offset / kPageSize);
+  // A withdrawn region is out already, and a new one may stand in its place.
+  if (at == copies->second.end() || at->second != region) return;
+  copies->second.erase(at);
+  if (copies->second.empty()) shared_copies_.erase(copies);
+}
+
+void MemoryMap::Place(Region* region, PoolAddress start) {
+  region->start = start;
+  region->placed = true;
+  region_pages_ += region->pages;
+  placed_.emplace(Key{start, region->id}, region);
+}
+
+void MemoryMap::Withdraw(Region* region) { Unindex(region); }
+
+Grant MemoryMap::Commit(SpaceId id, const Reservation& reservation, const MapRequest& request) {
+  Region* region = reservation.region;
+  const PoolAddress start = region->start + (region->file == nullptr ? 0 : request.offset - region->offset);
+  const Mapping mapping{
+      .region = region,
+      .length = profile_.keeps_exact_length ? request.length : PagesOf(request.length) * kPageSize,
+      .offset = region->file == nullptr ? 0 : request.offset,
+      .prot = request.prot,
+      .flags = request.flags,
+  };
+  Insert(id, spaces_.at(id), start, mapping);
+  return Grant{.address = start, .length = mapping.length, .kind = region->kind, .existing = !reservation.created};
+}
+
+std::optional<Extent> MemoryMap::Abandon(const Reservation& reservation) { return Release(reservation.region); }
+
+std::optional<Extent> MemoryMap::Release(Region* region) {
+  if (--region->users > 0) return std::nullopt;
+  Unindex(region);
+  std::optional<Extent> memory;
+  if (region->placed) {
+    memory = Extent{region->start, region->length()};
+    placed_.erase(Key{region->start, region->id});
+    region_pages_ -= region->pages;
+  }
+  regions_.erase(region->id);
+  return memory;
+}
+
+void MemoryMap::Insert(SpaceId id, AddressSpace& into, PoolAddress start, const Mapping& mapping) {
+  const Key key{start, next_id_++};
+  into.mappings.emplace(key, mapping);
+  holders_.insert(Holder{mapping.region->id, key.id, id});
+  ++mappings_;
+  mapped_pages_ += PagesOf(mapping.length);
+}
+
+std::optional<Extent> MemoryMap::Remove(SpaceId id, AddressSpace& from, Mappings::iterator at) {
+  Region* region = at->second.region;
+  holders_.erase(Holder{region->id, at->first.id, id});
+  --mappings_;
+  mapped_pages_ -= PagesOf(at->second.length);
+  from.mappings.erase(at);
+  return Release(region);
+}
+
+absl::Status MemoryMap::Unmap(SpaceId id, PoolAddress address, std::uint64_t length, std::vector<Extent>& freed) {
+  const auto space = spaces_.find(id);
+  if (space == spaces_.end()) return Refuse(ESRCH, "U5", "the session has ended: connect anew");
+  if (profile_.unmaps_whole_mappings_only) return UnmapWhole(id, space->second, address, length, freed);
+  return UnmapPart(id, space->second, address, length, freed);
+}
+
+absl::Status MemoryMap::UnmapWhole(SpaceId id, AddressSpace& space, PoolAddress address, std::uint64_t length,
+                                   std::vector<Extent>& freed) {
+  auto at = space.mappings.lower_bound(Key{address, 0});
+  const auto starts_here = [&] { return at != space.mappings.end() && at->first.start == address; };
+  if (!starts_here()) return NoSuchMapping(address, ": name a mapping by its start (P4)");
+  const std::uint64_t listed = at->second.length;
+  // Several mappings may start here; the one that is as long as named is meant.
+  while (starts_here() && length != 0 && at->second.length != length) ++at;
+  if (!starts_here()) {
+    return NoSuchMapping(address, absl::StrCat(" is ", length, " bytes long, but one is ", listed,
+                                               ": only whole mappings can be unmapped; pass its length or 0 (P4)"));
+  }
+  if (const auto extent = Remove(id, space, at)) freed.push_back(*extent);
+  return absl::OkStatus();
+}
+
+absl::Status MemoryMap::UnmapPart(SpaceId id, AddressSpace& space, PoolAddress address, std::uint64_t length,
+                                  std::vector<Extent>& freed) {
+  if (length == 0 || length > UINT64_MAX - (kPageSize - 1) - address) {
+    return Refuse(EINVAL, "P4", "length is 0 or goes past the address space: pass the bytes to unmap");
+  }
+  const PoolAddress end = address + PagesOf(length) * kPageSize;
+
+  // A mapping that is exactly the range goes, whatever it is of.
+  for (auto at = space.mappings.lower_bound(Key{address, 0}); at != space.mappings.end() && at->first.start == address;
+       ++at) {
+    if (at->first.start + at->second.length == end) {
+      if (const auto extent = Remove(id, space, at)) freed.push_back(*extent);
+      return absl::OkStatus();
+    }
+  }
+
+  // Otherwise the range must lie in one anonymous mapping. Its memory is nobody else's, so nothing can start between
+  // its start and the address.
+  auto at = space.mappings.upper_bound(Key{address, UINT64_MAX});
+  if (at == space.mappings.begin() || (--at)->second.region->file != nullptr ||
+      end > at->first.start + at->second.length) {
+    return NoSuchMapping(address,
+                         " holds the whole range: a mapping of a file is unmapped whole, anonymous memory "
+                         "within one mapping (P4)");
+  }
+  if (address % kPageSize != 0) {
+    return Refuse(EINVAL, "P4", "the address is not a multiple of the page size: unmap whole pages");
+  }
+
+  const PoolAddress start = at->first.start;
+  const Mapping whole = at->second;
+  const bool splits = start < address && end < start + whole.length;
+  if (splits && space.mappings.size() >= kMaxMapCount) {
+    return Refuse(ENOMEM, "M21", "the address space has too many mappings to split one: unmap whole mappings first");
+  }
+  // What is left on either side becomes a mapping of a region of its own.
+  Remove(id, space, at);
+  for (const Extent& rest : {Extent{start, address - start}, Extent{end, start + whole.length - end}}) {
+    if (rest.length == 0) continue;
+    const MapRequest piece{.length = rest.length, .prot = whole.prot, .flags = whole.flags};
+    Region* region = NewRegion(piece, nullptr, MappingKind::kAnonymous);
+    Place(region, rest.start);
+    Mapping mapping = whole;
+    mapping.region = region;
+    mapping.length = rest.length;
+    Insert(id, space, rest.start, mapping);
+  }
+  freed.push_back(Extent{address, end - address});
+  return absl::OkStatus();
+}
+
+std::vector<Row> MemoryMap::ListRegions(Cursor& cursor, std::size_t most) const {
+  std::vector<Row> rows;
+  for (auto at = placed_.upper_bound(Key{cursor.start, cursor.id}); at != placed_.end() && rows.size() < most; ++at) {
+    const Region& region = *at->second;
+    cursor = Cursor{.space = 0, .start = at->first.start, .id = at->first.id};
+    rows.push_back(Row{.start = region.start,
+                       .end = region.end(),
+                       .prot = region.prot,
+                       .kind = region.kind,
+                       .shared = region.kind == MappingKind::kDirect,
+                       .offset = region.offset,
+                       .file = region.file,
+                       .pids = PidsOf(region)});
+  }
+  return rows;
+}
+
+std::vector<Row> MemoryMap::ListMappings(std::int32_t pid, Cursor& cursor, std::size_t most) const {
+  std::vector<Row> rows;
+  for (auto process = processes_.lower_bound({pid, cursor.space}); process != processes_.end() && process->first == pid;
+       ++process) {
+    const SpaceId id = process->second;
+    if (id != cursor.space) cursor = Cursor{.space = id};
+    const AddressSpace& space = spaces_.at(id);
+    for (auto at = space.mappings.upper_bound(Key{cursor.start, cursor.id}); at != space.mappings.end(); ++at) {
+      if (rows.size() == most) return rows;
+      const auto& [key, mapping] = *at;
+      cursor = Cursor{.space = id, .start = key.start, .id = key.id};
+      rows.push_back(Row{.start = key.start,
+                         .end = key.start + mapping.length,
+                         .prot = mapping.prot,
+                         .kind = mapping.region->kind,
+                         .shared = mapping.region->file != nullptr && (mapping.flags & MAP_TYPE) == MAP_SHARED,
+                         .offset = mapping.offset,
+                         .file = mapping.region->file,
+                         .pids = {pid}});
+    }
+  }
+  return rows;
+}
+
+bool MemoryMap::HasProcess(std::int32_t pid) const {
+  const auto at = processes_.lower_bound({pid, 0});
+  return at != processes_.end() && at->first == pid;
+}
+
+std::vector<std::int32_t> MemoryMap::PidsOf(const Region& region) const {
+  std::vector<std::int32_t> pids;
+  for (auto at = holders_.lower_bound(Holder{region.id, 0, 0}); at != holders_.end() && at->region == region.id; ++at) {
+    pids.push_back(spaces_.at(at->space).pid);
+  }
+  std::sort(pids.begin(), pids.end());
+  return pids;
+}
+
+Counts MemoryMap::counts() const {
+  return Counts{.regions = placed_.size(),
+                .region_pages = region_pages_,
+                .mappings = mappings_,
+                .mapped_pages = mapped_pages_,
+                .spaces = spaces_.size()};
+}
+
+std::string MemoryMap::Validate() const {
+  PoolAddress last_end = 0;
+  std::uint64_t pages = 0;
+  for (const auto& [key, region] : placed_) {
+    if (key.start != region->start || key.id != region->id) return absl::StrCat("region ", region->id, " is misplaced");
+    if (region->start < last_end) return absl::StrCat("region ", region->id, " overlaps the one before it");
+    if (!regions_.contains(region->id)) return absl::StrCat("region ", region->id, " is placed but gone");
+    last_end = region->end();
+    pages += region->pages;
+  }
+  if (pages != region_pages_) return "the count of region pages is wrong";
+
+  absl::flat_hash_map<std::uint64_t, std::uint64_t> mapped;
+  std::uint64_t mappings = 0, mapped_pages = 0;
+  for (const auto& [id, space] : spaces_) {
+    if (!processes_.contains({space.pid, id})) return absl::StrCat("address space ", id, " has no process");
+    for (const auto& [key, mapping] : space.mappings) {
+      const Region& region = *mapping.region;
+      if (key.start < region.start || key.start + mapping.length > region.end()) {
+        return absl::StrCat("mapping ", key.id, " lies outside its region");
+      }
+      if (!holders_.contains(Holder{region.id, key.id, id})) return absl::StrCat("mapping ", key.id, " holds nothing");
+      const bool own = region.kind == MappingKind::kAnonymous || region.kind == MappingKind::kPrivateCopy;
+      if (++mapped[region.id] > 1 && own) return absl::StrCat("private region ", region.id, " is shared");
+      ++mappings;
+      mapped_pages += PagesOf(mapping.length);
+    }
+  }
+  if (processes_.size() != spaces_.size()) return "a process has lost its address space";
+  if (mappings != mappings_ || mappings != holders_.size()) return "the count of mappings is wrong";
+  if (mapped_pages != mapped_pages_) return "the count of mapped pages is wrong";
+
+  std::uint64_t placed = 0;
+  for (const auto& [id, region] : regions_) {
+    if (region->users == 0 || region->users < mapped[id]) return absl::StrCat("region ", id, " has too few users");
+    placed += region->placed ? 1 : 0;
+  }
+  if (placed != placed_.size()) return "a placed region is not listed";
+
+  for (const auto& [file, copies] : shared_copies_) {
+    if (copies.empty()) return "a file without copies is indexed";
+    std::uint64_t last = 0;
+    for (const auto& [first, copy] : copies) {
+      if (first < last) return absl::StrCat("the copies of inode ", file.inode, " overlap");
+      if (!(copy->file->id == file) || copy->offset / kPageSize != first) {
+        return absl::StrCat("region ", copy->id, " is indexed wrongly");
+      }
+      last = first + copy->pages;
+    }
+  }
+  return "";
+}
+
+}  // namespace mapbroker::nommu

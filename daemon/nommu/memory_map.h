@@ -1,0 +1,192 @@
+// What is mapped: regions, mappings and address spaces, and the third question of a mapping: where.
+//
+// A request becomes a mapping in steps, so that reading a file can happen between them, outside any lock:
+//
+//   Reserve   answers the three questions; names the region, an existing one or a new one that has no memory yet
+//   Place     says where a new region lies and that its contents are there (or Withdraw: they could not be had)
+//   Commit    turns the reservation into a mapping (or Abandon: the caller gave up or is gone)
+//
+// Not thread-safe. No I/O: memory that is no longer needed is handed back to the caller as runs.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/container/btree_map.h"
+#include "absl/container/btree_set.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/node_hash_map.h"
+#include "absl/status/statusor.h"
+#include "daemon/nommu/file.h"
+#include "daemon/nommu/map_request.h"
+#include "daemon/nommu/profile.h"
+
+namespace mapbroker::nommu {
+
+// Number of an address space, never reused; 0 is none.
+using SpaceId = std::uint64_t;
+
+// Bytes of the pool, page-aligned.
+struct Extent {
+  PoolAddress start = 0;
+  std::uint64_t length = 0;
+};
+
+// A contiguous run of pool pages holding one piece of a file or of anonymous memory; reference-counted.
+struct Region {
+  std::uint64_t id = 0;              // never reused
+  std::shared_ptr<const File> file;  // null: anonymous
+  std::uint64_t offset = 0;          // bytes from the start of the file
+  std::uint64_t pages = 0;
+  std::uint32_t prot = 0;  // of the first request, for the listing (L1)
+  MappingKind kind = MappingKind::kAnonymous;
+  bool placed = false;      // has its memory and contents
+  PoolAddress start = 0;    // valid once placed
+  std::uint64_t users = 0;  // mappings and reservations
+
+  std::uint64_t length() const { return pages * kPageSize; }
+  PoolAddress end() const { return start + length(); }
+};
+
+// One address space's use of a region.
+struct Mapping {
+  Region* region = nullptr;
+  std::uint64_t length = 0;  // bytes, as it is listed (P8)
+  std::uint64_t offset = 0;  // bytes from the start of the file
+  std::uint32_t prot = 0;
+  std::uint32_t flags = 0;
+};
+
+// What a request was granted.
+struct Grant {
+  PoolAddress address = 0;
+  std::uint64_t length = 0;  // bytes (P8)
+  MappingKind kind = MappingKind::kAnonymous;
+  bool existing = false;  // the region was there before the request
+};
+
+// A claim on a region, between Reserve and Commit or Abandon.
+struct Reservation {
+  Region* region = nullptr;
+  bool created = false;  // the caller must fill the region, then Place or Withdraw it
+};
+
+// A line of a listing, without its path: that takes I/O.
+struct Row {
+  PoolAddress start = 0;
+  PoolAddress end = 0;
+  std::uint32_t prot = 0;
+  MappingKind kind = MappingKind::kAnonymous;
+  bool shared = false;  // MAP_SHARED of a file
+  std::uint64_t offset = 0;
+  std::shared_ptr<const File> file;
+  std::vector<std::int32_t> pids;
+};
+
+struct Counts {
+  std::uint64_t regions = 0;
+  std::uint64_t region_pages = 0;  // of placed regions
+  std::uint64_t mappings = 0;
+  std::uint64_t mapped_pages = 0;  // of mappings: what they would need with memory of their own
+  std::uint64_t spaces = 0;
+};
+
+class MemoryMap {
+ public:
+  // An address space that has this many mappings may not split one (M21).
+  static constexpr std::size_t kMaxMapCount = 65530;
+
+  explicit MemoryMap(const Profile& profile) : profile_(profile) {}
+
+  // A new, empty address space of process `pid`.
+  SpaceId OpenSpace(std::int32_t pid);
+  bool HasSpace(SpaceId space) const { return spaces_.contains(space); }
+
+  // Unmaps at most `most` mappings of the address space and appends the memory that nobody uses any more to `freed`.
+  // True when none is left and the address space is gone. In steps, so that a large one holds nobody up.
+  bool CloseSpace(SpaceId space, std::size_t most, std::vector<Extent>& freed);
+
+  // Refusals: M1 to M20, S4. `file` may be null (M2).
+  absl::StatusOr<Reservation> Reserve(const MapRequest& request, const std::shared_ptr<const File>& file);
+
+  // REQUIRES: the region was created by Reserve and neither placed nor withdrawn yet.
+  void Place(Region* region, PoolAddress start);
+  void Withdraw(Region* region);
+
+  // REQUIRES: the region is placed and the address space exists.
+  Grant Commit(SpaceId space, const Reservation& reservation, const MapRequest& request);
+
+  // Gives the claim up; the memory, if nobody else uses it.
+  std::optional<Extent> Abandon(const Reservation& reservation);
+
+  // U1, P4. On success appends the memory that nobody uses any more to `freed`.
+  absl::Status Unmap(SpaceId space, PoolAddress address, std::uint64_t length, std::vector<Extent>& freed);
+
+  // Listings by portions: at most `most` rows that come after `cursor`, which moves on (a cursor starts as Cursor{}).
+  // An empty answer is the end. Rows are in address order, a process's address spaces one after the other.
+  struct Cursor {
+    std::uint64_t space = 0;
+    PoolAddress start = 0;
+    std::uint64_t id = 0;
+  };
+  std::vector<Row> ListRegions(Cursor& cursor, std::size_t most) const;
+  std::vector<Row> ListMappings(std::int32_t pid, Cursor& cursor, std::size_t most) const;
+  bool HasProcess(std::int32_t pid) const;
+
+  Counts counts() const;
+
+  // Checks every structure against the others; the first contradiction as a sentence, empty if there is none.
+  std::string Validate() const;
+
+ private:
+  // Several mappings may start at the same address, so keys end in a number that is never reused.
+  struct Key {
+    PoolAddress start = 0;
+    std::uint64_t id = 0;
+    friend auto operator<=>(const Key&, const Key&) = default;
+  };
+  using Mappings = absl::btree_map<Key, Mapping>;
+  struct AddressSpace {
+    std::int32_t pid = 0;
+    Mappings mappings;
+  };
+  // The copies of one file that may be shared, by their first page; their ranges are disjoint (S4).
+  using SharedCopies = absl::btree_map<std::uint64_t, Region*>;
+  struct Holder {
+    std::uint64_t region = 0;
+    std::uint64_t mapping = 0;
+    SpaceId space = 0;
+    friend auto operator<=>(const Holder&, const Holder&) = default;
+  };
+
+  absl::StatusOr<Region*> FindSharedCopy(const MapRequest& request, const FileId& file) const;
+  Region* NewRegion(const MapRequest& request, const std::shared_ptr<const File>& file, MappingKind kind);
+  void Index(Region* region);
+  void Unindex(Region* region);
+  std::optional<Extent> Release(Region* region);
+  void Insert(SpaceId space, AddressSpace& into, PoolAddress start, const Mapping& mapping);
+  std::optional<Extent> Remove(SpaceId space, AddressSpace& from, Mappings::iterator at);
+  absl::Status UnmapWhole(SpaceId id, AddressSpace& space, PoolAddress address, std::uint64_t length,
+                          std::vector<Extent>& freed);
+  absl::Status UnmapPart(SpaceId id, AddressSpace& space, PoolAddress address, std::uint64_t length,
+                         std::vector<Extent>& freed);
+  std::vector<std::int32_t> PidsOf(const Region& region) const;
+
+  const Profile& profile_;
+  std::uint64_t next_id_ = 1;
+  absl::flat_hash_map<std::uint64_t, std::unique_ptr<Region>> regions_;  // all, by id
+  absl::btree_map<Key, Region*> placed_;                                 // by address
+  absl::flat_hash_map<FileId, SharedCopies> shared_copies_;              // those that a request may share
+  absl::node_hash_map<SpaceId, AddressSpace> spaces_;
+  absl::btree_set<std::pair<std::int32_t, SpaceId>> processes_;
+  absl::btree_set<Holder> holders_;  // which mappings use a region
+  std::uint64_t region_pages_ = 0;
+  std::uint64_t mappings_ = 0;
+  std::uint64_t mapped_pages_ = 0;
+};
+
+}  // namespace mapbroker::nommu

@@ -1,0 +1,50 @@
+#include "daemon/rpc/server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+#include <grpcpp/server_posix.h>
+#include <sys/epoll.h>
+
+#include <chrono>
+#include <cstdlib>
+
+namespace mapbroker::rpc {
+namespace {
+
+// No request of ours needs a tenth of it; what is larger is refused before it is read.
+constexpr int kMaxRequestBytes = 64 * 1024;
+
+// How long running calls may go on when the server stops.
+constexpr std::chrono::seconds kGrace(2);
+
+}  // namespace
+
+Server::Server(sd_event* loop, session::UnixListener& listener, grpc::Service& service) : listener_(listener) {
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  builder.RegisterService(&service);
+  builder.SetMaxReceiveMessageSize(kMaxRequestBytes);
+  server_ = builder.BuildAndStart();
+  if (server_ == nullptr) std::abort();  // without a port of its own nothing can fail but memory
+
+  const auto on_connection = [](sd_event_source*, int, std::uint32_t, void* self) {
+    static_cast<Server*>(self)->Accept();
+    return 0;
+  };
+  if (sd_event_add_io(loop, &accepting_, listener_.fd(), EPOLLIN, on_connection, this) < 0) std::abort();
+}
+
+Server::~Server() {
+  sd_event_source_disable_unref(accepting_);
+  server_->Shutdown(std::chrono::system_clock::now() + kGrace);
+}
+
+void Server::Accept() {
+  shm::UniqueFd connection = listener_.Accept();
+  if (connection) grpc::AddInsecureChannelFromFd(server_.get(), connection.release());
+}
+
+}  // namespace mapbroker::rpc

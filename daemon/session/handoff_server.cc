@@ -1,0 +1,224 @@
+#include "daemon/session/handoff_server.h"
+
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/nommu/refusal.h"
+#include "daemon/session/wire_error.h"
+#include "proto/handoff_packet.h"
+#include "spdlog/spdlog.h"
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77  // Linux 6.5; older headers lack it
+#endif
+
+namespace mapbroker::session {
+namespace {
+
+using nommu::Refuse;
+
+// A peer that connects and says nothing is dropped after this; a client says Hello at once.
+constexpr std::uint64_t kHelloDeadlineUsec = 5'000'000;
+
+absl::StatusOr<Credentials> PeerOf(int socket) {
+  ucred peer{};
+  socklen_t size = sizeof(peer);
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.pid <= 0) {
+    return Refuse(EACCES, "",
+                  "the process is not visible to the daemon: run both in the same or a nested PID namespace");
+  }
+  return Credentials{peer.pid, peer.uid, peer.gid};
+}
+
+// A descriptor of the very process that connected.
+absl::StatusOr<shm::UniqueFd> PidfdOf(int socket, pid_t pid) {
+  int fd = -1;
+  socklen_t size = sizeof(fd);
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &fd, &size) == 0) return shm::UniqueFd(fd);
+  shm::UniqueFd opened(pidfd_open(pid, 0));
+  if (!opened)
+    return Refuse(ESRCH, "", absl::StrCat("process ", pid, " is gone or cannot be watched: ", strerror(errno)));
+  return opened;
+}
+
+absl::StatusOr<std::uint32_t> ChooseVersion(const v1::Hello& hello) {
+  const std::uint32_t version = std::min(hello.max_version(), kMaxProtocolVersion);
+  if (version < hello.min_version() || version < kMinProtocolVersion) {
+    return Refuse(EPROTONOSUPPORT, "",
+                  absl::StrCat("the client speaks protocol versions ", hello.min_version(), " to ", hello.max_version(),
+                               ", the daemon ", kMinProtocolVersion, " to ", kMaxProtocolVersion,
+                               ": bring the older of the two up to date"));
+  }
+  return version;
+}
+
+absl::Status BrokenPacket(int error) {
+  if (error == EMSGSIZE) {
+    return Refuse(EMSGSIZE, "", absl::StrCat("a packet has at most ", kMaxHandoffPacket, " bytes and one descriptor"));
+  }
+  return Refuse(EBADMSG, "", "the packet is no HandoffRequest (see handoff.proto)");
+}
+
+}  // namespace
+
+HandoffServer::HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, HandoffHooks hooks)
+    : loop_(loop), listener_(listener), sessions_(sessions), hooks_(std::move(hooks)) {
+  sd_event_source* source = nullptr;
+  const auto on_connection = [](sd_event_source*, int, std::uint32_t, void* self) {
+    static_cast<HandoffServer*>(self)->Accept();
+    return 0;
+  };
+  if (sd_event_add_io(loop_, &source, listener_.fd(), EPOLLIN, on_connection, this) < 0) std::abort();
+  accepting_.reset(source);
+}
+
+HandoffServer::~HandoffServer() = default;
+
+void HandoffServer::Accept() {
+  shm::UniqueFd socket = listener_.Accept();
+  if (!socket || connections_.size() >= kMaxConnections) return;
+  const std::uint64_t number = next_connection_++;
+  Connection& connection = connections_[number];
+  connection.server = this;
+  connection.number = number;
+  connection.socket = std::move(socket);
+
+  sd_event_source* source = nullptr;
+  const auto on_packet = [](sd_event_source*, int, std::uint32_t, void* at) {
+    auto& ready = *static_cast<Connection*>(at);
+    ready.server->Receive(ready);
+    return 0;
+  };
+  if (sd_event_add_io(loop_, &source, connection.socket.get(), EPOLLIN, on_packet, &connection) < 0) {
+    return Drop(number);
+  }
+  connection.readable.reset(source);
+  const auto on_silence = [](sd_event_source*, std::uint64_t, void* at) {
+    auto& silent = *static_cast<Connection*>(at);
+    silent.server->Drop(silent.number);
+    return 0;
+  };
+  if (sd_event_add_time_relative(loop_, &source, CLOCK_MONOTONIC, kHelloDeadlineUsec, 0, on_silence, &connection) < 0) {
+    return Drop(number);
+  }
+  connection.hello_deadline.reset(source);
+}
+
+void HandoffServer::Receive(Connection& connection) {
+  v1::HandoffRequest request;
+  HandoffPacket packet = ReceiveHandoffPacket(connection.socket.get(), request);
+  if (packet.error == EAGAIN) return;
+  if (packet.error == ECONNRESET) return Drop(connection.number);
+
+  shm::UniqueFd descriptor;
+  const bool broken = packet.error != 0;
+  absl::StatusOr<v1::HandoffReply> reply = BrokenPacket(packet.error);
+  if (!broken) reply = Answer(connection, request, std::move(packet.fd), descriptor);
+  if (!reply.ok()) {
+    reply.emplace();
+    *reply->mutable_error() = ToWireError(reply.status());
+  }
+  // A peer that does not take its answers loses its connection instead of holding anybody up.
+  const bool sent = SendHandoffPacket(connection.socket.get(), *reply, descriptor.get()) == 0;
+  if (broken || !sent || reply->has_farewell()) Drop(connection.number);
+}
+
+absl::StatusOr<v1::HandoffReply> HandoffServer::Answer(Connection& connection, const v1::HandoffRequest& request,
+                                                       shm::UniqueFd fd, shm::UniqueFd& descriptor) {
+  v1::HandoffReply reply;
+  if (fd && !request.has_pass_file()) return Refuse(EBADMSG, "", "only PassFile carries a descriptor");
+  if (request.has_hello()) return OpenSession(connection, request.hello(), descriptor);
+  if (connection.session == nullptr) return Refuse(EPROTO, "", "the first message must be Hello");
+  if (request.has_pass_file()) {
+    if (!fd) return Refuse(EBADF, "", "PassFile carries no descriptor");
+    const absl::StatusOr<int> number = connection.session->AddFile(std::move(fd));
+    if (!number.ok()) return number.status();
+    reply.mutable_file_passed()->set_fd(*number);
+  } else if (request.has_close_file()) {
+    if (absl::Status status = connection.session->CloseFile(request.close_file().fd()); !status.ok()) return status;
+    reply.mutable_file_closed();
+  } else if (request.has_goodbye()) {
+    EndSession(connection.session->id());
+    reply.mutable_farewell();
+  } else {
+    return Refuse(EBADMSG, "", "the packet holds no request this daemon knows");
+  }
+  return reply;
+}
+
+absl::StatusOr<v1::HandoffReply> HandoffServer::OpenSession(Connection& connection, const v1::Hello& hello,
+                                                            shm::UniqueFd& descriptor) {
+  if (connection.session != nullptr) return Refuse(EPROTO, "", "this connection has its session already");
+  const absl::StatusOr<std::uint32_t> version = ChooseVersion(hello);
+  if (!version.ok()) return version.status();
+  const absl::StatusOr<Credentials> peer = PeerOf(connection.socket.get());
+  if (!peer.ok()) return peer.status();
+  absl::StatusOr<shm::UniqueFd> pidfd = PidfdOf(connection.socket.get(), peer->pid);
+  if (!pidfd.ok()) return pidfd.status();
+  absl::StatusOr<shm::UniqueFd> pool = hooks_.pool_descriptor(!hello.read_only());
+  if (!pool.ok()) return pool.status();
+
+  const auto [session, token] = sessions_.Open(*peer, hello.read_only(), hooks_.open_space(peer->pid));
+  Process& process = processes_[session->id()];
+  process.server = this;
+  process.session = session;
+  process.pidfd = *std::move(pidfd);
+  sd_event_source* source = nullptr;
+  const auto on_end = [](sd_event_source*, int, std::uint32_t, void* at) {
+    auto& ended = *static_cast<Process*>(at);
+    ended.server->EndSession(ended.session->id());
+    return 0;
+  };
+  if (sd_event_add_io(loop_, &source, process.pidfd.get(), EPOLLIN, on_end, &process) < 0) {
+    EndSession(session->id());
+    return Refuse(ENOMEM, "", "the process cannot be watched");
+  }
+  process.ended.reset(source);
+
+  connection.session = session;
+  connection.hello_deadline.reset();
+  descriptor = *std::move(pool);
+  spdlog::info("session {} opened by process {} (uid {}{})", session->id(), peer->pid, peer->uid,
+               hello.read_only() ? ", read-only" : "");
+  v1::HandoffReply reply;
+  *reply.mutable_welcome() = hooks_.welcome;
+  reply.mutable_welcome()->set_version(*version);
+  reply.mutable_welcome()->set_token(token);
+  reply.mutable_welcome()->set_session(session->id());
+  return reply;
+}
+
+void HandoffServer::EndSession(std::uint64_t session) {
+  const auto found = processes_.find(session);
+  if (found == processes_.end() || found->second.closing != nullptr) return;
+  Process& process = found->second;
+  sessions_.Close(session);
+  process.ended.reset();
+  spdlog::info("session {} of process {} ended", session, process.session->peer().pid);
+  // By portions between other events, so that the end of a large session holds nobody up.
+  sd_event_source* source = nullptr;
+  const auto on_portion = [](sd_event_source*, void* at) {
+    auto& closing = *static_cast<Process*>(at);
+    if (closing.server->hooks_.close_space(closing.session->space())) {
+      closing.server->processes_.erase(closing.session->id());
+    }
+    return 0;
+  };
+  if (sd_event_add_defer(loop_, &source, on_portion, &process) < 0 ||
+      sd_event_source_set_enabled(source, SD_EVENT_ON) < 0) {
+    std::abort();
+  }
+  process.closing.reset(source);
+}
+
+void HandoffServer::Drop(std::uint64_t connection) { connections_.erase(connection); }
+
+}  // namespace mapbroker::session

@@ -1,0 +1,86 @@
+// Serves the handoff socket: opens sessions, takes descriptors, and sees when processes end.
+#pragma once
+
+#include <systemd/sd-event.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "daemon/nommu/memory_map.h"
+#include "daemon/session/session_table.h"
+#include "daemon/session/unix_listener.h"
+#include "mapbroker/v1/handoff.pb.h"
+#include "shm_backend/unique_fd.h"
+
+namespace mapbroker::session {
+
+// Connections at a time; every one costs a descriptor or two.
+inline constexpr std::size_t kMaxConnections = 8192;
+
+// What the server needs to know of the rest of the daemon.
+struct HandoffHooks {
+  // The part of Welcome that is the same for all: pool, sizes, profile.
+  v1::Welcome welcome;
+  // A descriptor of the pool for a new session.
+  std::function<absl::StatusOr<shm::UniqueFd>(bool writable)> pool_descriptor;
+  std::function<nommu::SpaceId(pid_t)> open_space;
+  // Unmaps a portion of an address space; true when it is gone.
+  std::function<bool(nommu::SpaceId)> close_space;
+};
+
+// Lives on the thread of its event loop; every callback runs there and none blocks.
+class HandoffServer {
+ public:
+  // All arguments outlive the server.
+  HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, HandoffHooks hooks);
+  ~HandoffServer();
+  HandoffServer(const HandoffServer&) = delete;
+  HandoffServer& operator=(const HandoffServer&) = delete;
+
+ private:
+  struct SourceCloser {
+    void operator()(sd_event_source* source) const { sd_event_source_disable_unref(source); }
+  };
+  using Source = std::unique_ptr<sd_event_source, SourceCloser>;
+
+  // One connected peer, until it hangs up.
+  struct Connection {
+    HandoffServer* server = nullptr;
+    std::uint64_t number = 0;
+    shm::UniqueFd socket;
+    std::shared_ptr<Session> session;  // null before Hello
+    Source readable;
+    Source hello_deadline;
+  };
+  // One session's process, until it has ended and all it had is unmapped. Outlives the connection.
+  struct Process {
+    HandoffServer* server = nullptr;
+    std::shared_ptr<Session> session;
+    shm::UniqueFd pidfd;
+    Source ended;
+    Source closing;
+  };
+
+  void Accept();
+  void Receive(Connection& connection);
+  absl::StatusOr<v1::HandoffReply> Answer(Connection& connection, const v1::HandoffRequest& request, shm::UniqueFd fd,
+                                          shm::UniqueFd& descriptor);
+  absl::StatusOr<v1::HandoffReply> OpenSession(Connection& connection, const v1::Hello& hello,
+                                               shm::UniqueFd& descriptor);
+  void EndSession(std::uint64_t session);
+  void Drop(std::uint64_t connection);
+
+  sd_event* const loop_;
+  UnixListener& listener_;
+  SessionTable& sessions_;
+  const HandoffHooks hooks_;
+  Source accepting_;
+  std::uint64_t next_connection_ = 1;
+  std::map<std::uint64_t, Connection> connections_;
+  std::map<std::uint64_t, Process> processes_;  // by session
+};
+
+}  // namespace mapbroker::session

@@ -1,0 +1,56 @@
+#include "daemon/session/session.h"
+
+#include <cerrno>
+#include <climits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/backing/closer.h"
+#include "daemon/backing/host_file.h"
+#include "daemon/nommu/refusal.h"
+
+namespace mapbroker::session {
+
+Session::PassedFile::~PassedFile() {
+  if (fd) backing::CloseElsewhere(std::move(fd));
+}
+
+absl::StatusOr<int> Session::AddFile(shm::UniqueFd fd) {
+  auto file = std::make_shared<PassedFile>(std::move(fd));
+  shm::MutexLock lock(mutex_);
+  if (files_.size() >= kMaxFilesPerSession) {
+    return nommu::Refuse(
+        EMFILE, "",
+        absl::StrCat("the session has passed ", kMaxFilesPerSession, " descriptors: close some of them first"));
+  }
+  int number;
+  do {
+    number = static_cast<int>(next_number_++ & INT_MAX);
+  } while (!files_.emplace(number, file).second);
+  return number;
+}
+
+absl::Status Session::CloseFile(int number) {
+  shm::MutexLock lock(mutex_);
+  if (files_.erase(number) == 0) {
+    return nommu::Refuse(EBADF, "", absl::StrCat("the session has passed no descriptor of number ", number));
+  }
+  return absl::OkStatus();
+}
+
+std::shared_ptr<backing::Backing> Session::File(int number) {
+  std::shared_ptr<PassedFile> file;
+  {
+    shm::MutexLock lock(mutex_);
+    const auto at = files_.find(number);
+    if (at == files_.end()) return nullptr;
+    file = at->second;
+  }
+  std::call_once(file->looked_at, [&] {
+    auto backing = backing::OpenHostFile(std::move(file->fd));
+    if (backing.ok()) file->backing = *std::move(backing);
+  });
+  return file->backing;
+}
+
+}  // namespace mapbroker::session

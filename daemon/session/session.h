@@ -1,0 +1,70 @@
+// Who asks: one client process as the daemon knows it.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "daemon/backing/backing.h"
+#include "daemon/nommu/memory_map.h"
+#include "shm_backend/mutex.h"
+#include "shm_backend/unique_fd.h"
+
+namespace mapbroker::session {
+
+// The peer's as the kernel tells them (SO_PEERCRED).
+struct Credentials {
+  pid_t pid = 0;
+  uid_t uid = 0;
+  gid_t gid = 0;
+};
+
+// Descriptors that one session may have passed and not closed: as many as a process may have open by default.
+inline constexpr std::size_t kMaxFilesPerSession = 1024;
+
+// Thread-safe.
+class Session {
+ public:
+  Session(std::uint64_t id, const Credentials& peer, bool read_only, nommu::SpaceId space)
+      : id_(id), peer_(peer), read_only_(read_only), space_(space) {}
+
+  std::uint64_t id() const { return id_; }
+  const Credentials& peer() const { return peer_; }
+  bool read_only() const { return read_only_; }
+  nommu::SpaceId space() const { return space_; }
+
+  // Takes a descriptor; the number it is referred to by. EMFILE when there are kMaxFilesPerSession.
+  absl::StatusOr<int> AddFile(shm::UniqueFd fd);
+
+  // EBADF if there is no such number.
+  absl::Status CloseFile(int number);
+
+  // The file behind a number, null if there is none. Looks at the file when it is first used, which may block on its
+  // server: not to be called under a lock.
+  std::shared_ptr<backing::Backing> File(int number);
+
+ private:
+  struct PassedFile {
+    explicit PassedFile(shm::UniqueFd passed) : fd(std::move(passed)) {}
+    ~PassedFile();
+    std::once_flag looked_at;
+    shm::UniqueFd fd;
+    std::shared_ptr<backing::Backing> backing;
+  };
+
+  const std::uint64_t id_;
+  const Credentials peer_;
+  const bool read_only_;
+  const nommu::SpaceId space_;
+  shm::Mutex mutex_;
+  std::uint32_t next_number_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::flat_hash_map<int, std::shared_ptr<PassedFile>> files_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace mapbroker::session
