@@ -15,6 +15,8 @@ namespace {
 
 using nommu::Refuse;
 
+static_assert(nommu::kPageSize == shm::kPageSize);
+
 // Mappings unmapped or rows listed under one hold of the lock: some tens of microseconds.
 constexpr std::size_t kPortion = 1024;
 

@@ -4,8 +4,16 @@
 // later access, by any process, can fail with SIGBUS. The daemon holds the only Segment; clients get descriptors from
 // ClientDescriptor(). Destroying the Segment removes what has a name (shm:, file:); memory that clients have
 // attached stays with them until they detach it.
+//
+// A memfd is sealed: no client can shrink it under the others. A named pool cannot be sealed, and a client that may
+// write to it could truncate it, so memfd is the default and names are for those who trust all their clients.
+//
+// A named pool has a companion file beside it (NAME.mapbrokerd, which holds the pool's inode number). The daemon holds
+// a lock on it as long as it lives; a pool whose companion names it and is not locked was left by a dead daemon and
+// is made anew. Whatever else has that name is not ours and is never touched.
 #pragma once
 
+#include <boost/interprocess/mapped_region.hpp>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -13,12 +21,10 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "shm_backend/run_allocator.h"
 #include "shm_backend/unique_fd.h"
 
 namespace mapbroker::shm {
-
-// Unit of regions, in bytes. The kernel's PAGE_SIZE; semantics.md fixes it.
-inline constexpr std::uint64_t kPageSize = 4096;
 
 // What the pool is made of.
 struct SegmentSpec {
@@ -38,22 +44,38 @@ absl::StatusOr<SegmentSpec> ParseSegmentSpec(const std::string& text);
 
 class Segment {
  public:
-  // Errors, each one sentence: InvalidArgument (size or kind is none), ResourceExhausted (says how much was asked for
-  // and how much there is; nothing was made), AlreadyExists (the name is in use by another daemon, or holds
-  // something that no mapbrokerd made), PermissionDenied, Internal with the failing call and its errno.
+  // Errors, each one sentence: InvalidArgument (the size or kind is none), ResourceExhausted (says how much was asked
+  // for and how much there is; nothing was made), AlreadyExists (another daemon has the name, or it holds what no
+  // mapbrokerd made), else the failing call and its reason.
   static absl::StatusOr<std::unique_ptr<Segment>> Create(const SegmentSpec& spec);
 
-  virtual ~Segment() = default;
+  ~Segment();
+  Segment(const Segment&) = delete;
+  Segment& operator=(const Segment&) = delete;
 
-  // All of the pool, mapped read and write in this process. Valid as long as the Segment.
-  virtual std::span<std::byte> bytes() const = 0;
+  // All of the pool, mapped for reading and writing in this process, all zeros at first. Valid as long as the Segment.
+  std::span<std::byte> bytes() const;
 
   // Bytes; what clients must align offsets and lengths of attachments to (4096, or the huge page size).
-  virtual std::uint64_t attach_granularity() const = 0;
+  std::uint64_t attach_granularity() const { return granularity_; }
 
-  // A new descriptor of the pool. With `writable` false it is opened read-only and, for a user other than the
-  // daemon's, cannot be reopened for writing.
-  virtual absl::StatusOr<UniqueFd> ClientDescriptor(bool writable) const = 0;
+  // A new descriptor of the pool. With `writable` false it is opened read-only and, for a user other than the daemon's,
+  // cannot be reopened for writing. Thread-safe.
+  absl::StatusOr<UniqueFd> ClientDescriptor(bool writable) const;
+
+ private:
+  Segment() = default;
+  absl::Status MakeMemfd(const SegmentSpec& spec);
+  absl::Status MakeNamed(const SegmentSpec& spec);
+  absl::Status HoldCompanion();
+  absl::Status RemoveLeftover();
+  absl::Status CommitAndMap(const SegmentSpec& spec);
+
+  UniqueFd fd_;
+  std::uint64_t granularity_ = kPageSize;
+  boost::interprocess::mapped_region region_;
+  UniqueFd companion_;  // locked; empty for a memfd
+  std::string path_;    // of a named pool once it is ours
 };
 
 }  // namespace mapbroker::shm

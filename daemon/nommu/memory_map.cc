@@ -193,7 +193,8 @@ absl::Status MemoryMap::UnmapWhole(SpaceId id, AddressSpace& space, PoolAddress 
 
 absl::Status MemoryMap::UnmapPart(SpaceId id, AddressSpace& space, PoolAddress address, std::uint64_t length,
                                   std::vector<Extent>& freed) {
-  if (length == 0 || length > UINT64_MAX - (kPageSize - 1) - address) {
+  constexpr std::uint64_t kLast = UINT64_MAX - (kPageSize - 1);
+  if (length == 0 || address > kLast || length > kLast - address) {
     return Refuse(EINVAL, "P4", "length is 0 or goes past the address space: pass the bytes to unmap");
   }
   const PoolAddress end = address + PagesOf(length) * kPageSize;

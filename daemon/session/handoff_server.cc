@@ -2,8 +2,9 @@
 
 #include <signal.h>
 #include <sys/epoll.h>
-#include <sys/pidfd.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
@@ -43,7 +44,8 @@ absl::StatusOr<shm::UniqueFd> PidfdOf(int socket, pid_t pid) {
   int fd = -1;
   socklen_t size = sizeof(fd);
   if (getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &fd, &size) == 0) return shm::UniqueFd(fd);
-  shm::UniqueFd opened(pidfd_open(pid, 0));
+  // glibc 2.36 declares pidfd_open without C linkage.
+  shm::UniqueFd opened(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
   if (!opened)
     return Refuse(ESRCH, "", absl::StrCat("process ", pid, " is gone or cannot be watched: ", strerror(errno)));
   return opened;

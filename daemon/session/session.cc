@@ -16,7 +16,18 @@ Session::PassedFile::~PassedFile() {
 }
 
 absl::StatusOr<int> Session::AddFile(shm::UniqueFd fd) {
-  auto file = std::make_shared<PassedFile>(std::move(fd));
+  auto file = std::make_shared<PassedFile>();
+  file->fd = std::move(fd);
+  return Add(std::move(file));
+}
+
+absl::StatusOr<int> Session::AddFile(std::shared_ptr<backing::Backing> backing) {
+  auto file = std::make_shared<PassedFile>();
+  file->backing = std::move(backing);
+  return Add(std::move(file));
+}
+
+absl::StatusOr<int> Session::Add(std::shared_ptr<PassedFile> file) {
   shm::MutexLock lock(mutex_);
   if (files_.size() >= kMaxFilesPerSession) {
     return nommu::Refuse(
@@ -47,6 +58,7 @@ std::shared_ptr<backing::Backing> Session::File(int number) {
     file = at->second;
   }
   std::call_once(file->looked_at, [&] {
+    if (!file->fd) return;
     auto backing = backing::OpenHostFile(std::move(file->fd));
     if (backing.ok()) file->backing = *std::move(backing);
   });

@@ -41,6 +41,8 @@ class Session {
 
   // Takes a descriptor; the number it is referred to by. EMFILE when there are kMaxFilesPerSession.
   absl::StatusOr<int> AddFile(shm::UniqueFd fd);
+  // The same for a file that is known already.
+  absl::StatusOr<int> AddFile(std::shared_ptr<backing::Backing> backing);
 
   // EBADF if there is no such number.
   absl::Status CloseFile(int number);
@@ -51,12 +53,13 @@ class Session {
 
  private:
   struct PassedFile {
-    explicit PassedFile(shm::UniqueFd passed) : fd(std::move(passed)) {}
     ~PassedFile();
     std::once_flag looked_at;
     shm::UniqueFd fd;
     std::shared_ptr<backing::Backing> backing;
   };
+
+  absl::StatusOr<int> Add(std::shared_ptr<PassedFile> file);
 
   const std::uint64_t id_;
   const Credentials peer_;

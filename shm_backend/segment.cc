@@ -1,0 +1,231 @@
+#include "shm_backend/segment.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include <algorithm>
+#include <array>
+#include <boost/interprocess/exceptions.hpp>
+#include <boost/interprocess/shared_memory_object.hpp>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "shm_backend/available_memory.h"
+#include "shm_backend/descriptor_memory.h"
+
+namespace mapbroker::shm {
+namespace {
+
+namespace ipc = boost::interprocess;
+using Kind = SegmentSpec::Kind;
+
+// Where glibc keeps POSIX shared memory objects.
+constexpr char kShmDirectory[] = "/dev/shm";
+
+absl::Status Failed(const std::string& what, int error) {
+  return absl::Status(absl::ErrnoToStatusCode(error), absl::StrCat(what, ": ", std::strerror(error)));
+}
+
+std::string DirectoryOf(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
+}
+
+bool OnHugetlbfs(const std::string& path) {
+  struct statfs fs;
+  return statfs(DirectoryOf(path).c_str(), &fs) == 0 && fs.f_type == HUGETLBFS_MAGIC;
+}
+
+std::string PathOf(const SegmentSpec& spec) { return spec.kind == Kind::kShm ? kShmDirectory + spec.name : spec.name; }
+
+absl::Status CheckSpec(const SegmentSpec& spec) {
+  if (spec.size == 0 || spec.size % kPageSize != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("pool size ", spec.size, " is not a positive multiple of the page size ", kPageSize));
+  }
+  if (spec.kind == Kind::kFile && OnHugetlbfs(spec.name) != spec.huge_pages) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(spec.name, spec.huge_pages ? " is not on hugetlbfs: leave --huge-pages out or choose another path"
+                                                : " is on hugetlbfs: give --huge-pages too"));
+  }
+  if (!spec.huge_pages) return absl::OkStatus();
+  if (spec.kind == Kind::kShm) {
+    return absl::InvalidArgumentError("POSIX shared memory has no huge pages: use memfd, or file: on hugetlbfs");
+  }
+  if (const std::uint64_t huge = HugePageSize(); huge == 0 || spec.size % huge != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("pool size ", spec.size, " is not a multiple of the huge page size ", huge));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckAvailable(const SegmentSpec& spec) {
+  std::uint64_t available = spec.huge_pages ? AvailableHugePages() : AvailableMemory();
+  std::string where = spec.huge_pages ? "free huge pages (see /proc/sys/vm/nr_hugepages)" : "memory";
+  if (spec.kind != Kind::kMemfd && !spec.huge_pages) {
+    const std::string directory = DirectoryOf(PathOf(spec));
+    if (const std::uint64_t free = AvailableOn(directory); free < available) {
+      available = free;
+      where = absl::StrCat("room in ", directory);
+    }
+  }
+  if (spec.size <= available) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("a pool of ", spec.size, " bytes was asked for, but there are ",
+                                                   available, " bytes of ", where, ": ask for a smaller pool"));
+}
+
+std::uint64_t InodeOf(int fd) {
+  struct stat stat;
+  return fstat(fd, &stat) == 0 ? stat.st_ino : 0;
+}
+
+}  // namespace
+
+absl::StatusOr<SegmentSpec> ParseSegmentSpec(const std::string& text) {
+  SegmentSpec spec;
+  if (text == "memfd") return spec;
+  const auto name_after = [&](const char* prefix) {
+    if (text.rfind(prefix, 0) != 0) return false;
+    spec.name = text.substr(std::strlen(prefix));
+    return true;
+  };
+  if (name_after("shm:")) {
+    spec.kind = Kind::kShm;
+    if (spec.name.size() < 2 || spec.name[0] != '/' || spec.name.find('/', 1) != std::string::npos) {
+      return absl::InvalidArgumentError(absl::StrCat("pool \"", text, "\": shm: is followed by one slash and a name"));
+    }
+    return spec;
+  }
+  if (name_after("file:")) {
+    spec.kind = Kind::kFile;
+    if (spec.name.empty() || spec.name.back() == '/') {
+      return absl::InvalidArgumentError(absl::StrCat("pool \"", text, "\": file: is followed by the path of a file"));
+    }
+    return spec;
+  }
+  return absl::InvalidArgumentError(absl::StrCat("pool \"", text, "\" is none of memfd, shm:/NAME and file:PATH"));
+}
+
+absl::StatusOr<std::unique_ptr<Segment>> Segment::Create(const SegmentSpec& spec) {
+  if (absl::Status status = CheckSpec(spec); !status.ok()) return status;
+  std::unique_ptr<Segment> segment(new Segment);
+  if (spec.huge_pages) segment->granularity_ = HugePageSize();
+  // A leftover of a dead daemon goes first: its memory counts.
+  absl::Status status = spec.kind == Kind::kMemfd ? CheckAvailable(spec) : segment->MakeNamed(spec);
+  if (status.ok() && spec.kind == Kind::kMemfd) status = segment->MakeMemfd(spec);
+  if (status.ok()) status = segment->CommitAndMap(spec);
+  if (!status.ok()) return status;
+  return segment;
+}
+
+absl::Status Segment::MakeMemfd(const SegmentSpec& spec) {
+  fd_ = UniqueFd(memfd_create("mapbroker-pool", MFD_CLOEXEC | MFD_ALLOW_SEALING | (spec.huge_pages ? MFD_HUGETLB : 0)));
+  if (!fd_) return Failed("cannot make the pool's memfd", errno);
+  // A memfd is born with mode 0777, so that anybody who has a read-only descriptor could open it for writing.
+  if (fchmod(fd_.get(), 0600) != 0) return Failed("cannot set the mode of the pool", errno);
+  if (ftruncate(fd_.get(), static_cast<off_t>(spec.size)) != 0) return Failed("cannot size the pool", errno);
+  if (fcntl(fd_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+    return Failed("cannot seal the pool", errno);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Segment::MakeNamed(const SegmentSpec& spec) {
+  path_ = PathOf(spec);
+  absl::Status status = HoldCompanion();
+  if (status.ok()) status = RemoveLeftover();
+  if (status.ok()) status = CheckAvailable(spec);
+  if (!status.ok()) {
+    // What stands under the name is not ours to remove.
+    if (companion_) unlink(absl::StrCat(path_, ".mapbrokerd").c_str());
+    path_.clear();
+    return status;
+  }
+  if (spec.kind == Kind::kShm) {
+    try {
+      ipc::shared_memory_object object(ipc::create_only, spec.name.c_str(), ipc::read_write, ipc::permissions(0600));
+      fd_ = UniqueFd(fcntl(object.get_mapping_handle().handle, F_DUPFD_CLOEXEC, 0));
+    } catch (const ipc::interprocess_exception& error) {
+      return Failed(absl::StrCat("cannot make ", spec.name), error.get_native_error());
+    }
+  } else {
+    fd_ = UniqueFd(open(path_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+    if (!fd_) return Failed(absl::StrCat("cannot make ", path_), errno);
+  }
+  const std::string inode = absl::StrCat(InodeOf(fd_.get()), "\n");
+  if (ftruncate(companion_.get(), 0) != 0 ||
+      pwrite(companion_.get(), inode.data(), inode.size(), 0) != static_cast<ssize_t>(inode.size())) {
+    return Failed(absl::StrCat("cannot write ", path_, ".mapbrokerd"), errno);
+  }
+  // hugetlbfs makes a file no larger by fallocate alone on every kernel, so the size is set in either case.
+  if (ftruncate(fd_.get(), static_cast<off_t>(spec.size)) != 0) return Failed("cannot size the pool", errno);
+  return absl::OkStatus();
+}
+
+absl::Status Segment::HoldCompanion() {
+  const std::string name = absl::StrCat(path_, ".mapbrokerd");
+  UniqueFd companion(open(name.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
+  if (!companion) return Failed(absl::StrCat("cannot make ", name), errno);
+  if (flock(companion.get(), LOCK_EX | LOCK_NB) != 0) {
+    return absl::AlreadyExistsError(absl::StrCat("another mapbrokerd has the pool ", path_, ": choose another name"));
+  }
+  companion_ = std::move(companion);
+  return absl::OkStatus();
+}
+
+absl::Status Segment::RemoveLeftover() {
+  struct stat existing;
+  if (lstat(path_.c_str(), &existing) != 0) return absl::OkStatus();
+  std::array<char, 32> text{};
+  std::uint64_t inode = 0;
+  const ssize_t length = pread(companion_.get(), text.data(), text.size() - 1, 0);
+  const bool ours = length > 0 && absl::SimpleAtoi(text.data(), &inode) && inode == existing.st_ino;
+  if (!ours || !S_ISREG(existing.st_mode)) {
+    return absl::AlreadyExistsError(
+        absl::StrCat(path_, " exists and was not made by mapbrokerd: remove it or choose another name for the pool"));
+  }
+  if (unlink(path_.c_str()) != 0) return Failed(absl::StrCat("cannot remove the old pool ", path_), errno);
+  return absl::OkStatus();
+}
+
+absl::Status Segment::CommitAndMap(const SegmentSpec& spec) {
+  if (fallocate(fd_.get(), 0, 0, static_cast<off_t>(spec.size)) != 0) {
+    if (errno == ENOSPC || errno == ENOMEM) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "a pool of ", spec.size, " bytes was asked for, but the memory is not there: ", std::strerror(errno)));
+    }
+    return Failed("cannot commit the pool's memory", errno);
+  }
+  try {
+    region_ = ipc::mapped_region(DescriptorMemory(fd_.get(), ipc::read_write), ipc::read_write, 0, spec.size);
+  } catch (const ipc::interprocess_exception& error) {
+    return Failed("cannot map the pool", error.get_native_error());
+  }
+  return absl::OkStatus();
+}
+
+Segment::~Segment() {
+  if (path_.empty()) return;
+  if (fd_) unlink(path_.c_str());
+  if (companion_) unlink(absl::StrCat(path_, ".mapbrokerd").c_str());
+}
+
+std::span<std::byte> Segment::bytes() const {
+  return {static_cast<std::byte*>(region_.get_address()), region_.get_size()};
+}
+
+absl::StatusOr<UniqueFd> Segment::ClientDescriptor(bool writable) const {
+  const std::string self = absl::StrCat("/proc/self/fd/", fd_.get());
+  UniqueFd fd(open(self.c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
+  if (!fd) return Failed("cannot open the pool for a client", errno);
+  return fd;
+}
+
+}  // namespace mapbroker::shm

@@ -1,0 +1,116 @@
+// Sessions: tokens and passed descriptors.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "absl/strings/escaping.h"
+#include "daemon/nommu/refusal.h"
+#include "daemon/session/session_table.h"
+
+namespace mapbroker::session {
+namespace {
+
+using nommu::ErrnoOf;
+using shm::UniqueFd;
+
+TEST(SessionTable, FindsASessionByItsTokenAndNoOther) {
+  SessionTable sessions;
+  const auto one = sessions.Open({.pid = 1}, false, 1);
+  const auto two = sessions.Open({.pid = 2}, false, 2);
+  EXPECT_NE(one.session->id(), two.session->id());
+  EXPECT_EQ(sessions.Find(absl::BytesToHexString(one.token)), one.session);
+  EXPECT_EQ(sessions.Find(absl::BytesToHexString(two.token)), two.session);
+}
+
+TEST(SessionTable, AWrongSecretFindsNothing) {
+  SessionTable sessions;
+  const auto opened = sessions.Open({.pid = 1}, false, 1);
+  for (std::size_t byte = 0; byte < opened.token.size(); ++byte) {
+    std::string guess = opened.token;
+    guess[byte] = static_cast<char>(guess[byte] ^ 1);
+    EXPECT_EQ(sessions.Find(absl::BytesToHexString(guess)), nullptr) << byte;
+  }
+  EXPECT_EQ(sessions.Find(""), nullptr);
+  EXPECT_EQ(sessions.Find(std::string(48, 'z')), nullptr);
+  EXPECT_EQ(sessions.Find(absl::BytesToHexString(opened.token) + "00"), nullptr);
+}
+
+TEST(SessionTable, ATokenIsWorthNothingAfterTheEnd) {
+  SessionTable sessions;
+  const auto opened = sessions.Open({.pid = 1}, false, 1);
+  sessions.Close(opened.session->id());
+  EXPECT_EQ(sessions.Find(absl::BytesToHexString(opened.token)), nullptr);
+  EXPECT_NE(sessions.Open({.pid = 1}, false, 2).session->id(), opened.session->id());
+}
+
+class PassedFileTest : public ::testing::Test {
+ protected:
+  std::shared_ptr<backing::Backing> Pass(int fd) {
+    EXPECT_GE(fd, 0);
+    return session_.File(*session_.AddFile(UniqueFd(fd)));
+  }
+  Session session_{1, {.pid = 1}, false, 1};
+};
+
+TEST_F(PassedFileTest, ARegularFileKeepsItsIdentityAndMode) {
+  const int fd = memfd_create("passed", MFD_CLOEXEC);
+  ASSERT_EQ(write(fd, "hello", 5), 5);
+  const UniqueFd read_only(open(("/proc/self/fd/" + std::to_string(fd)).c_str(), O_RDONLY | O_CLOEXEC));
+  const auto writable = Pass(fd);
+  const auto readable = Pass(dup(read_only.get()));
+  EXPECT_EQ(writable->kind, nommu::File::Kind::kMappable);
+  EXPECT_EQ(writable->capabilities, nommu::kMapCopy);
+  EXPECT_TRUE(writable->readable && writable->writable);
+  EXPECT_TRUE(readable->readable && !readable->writable);
+  EXPECT_EQ(writable->id, readable->id);
+  EXPECT_EQ(*readable->Size(), 5u);
+  std::byte bytes[8];
+  EXPECT_EQ(*readable->Read(1, bytes), 4u);
+  EXPECT_EQ(bytes[0], std::byte{'e'});
+}
+
+TEST_F(PassedFileTest, KindsWithoutMmapAreKnown) {
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  const UniqueFd writing(ends[1]);
+  EXPECT_EQ(Pass(ends[0])->kind, nommu::File::Kind::kNoMmap);
+  EXPECT_EQ(Pass(open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC))->kind, nommu::File::Kind::kNoMmap);
+  EXPECT_EQ(Pass(open("/dev/null", O_RDWR | O_CLOEXEC))->kind, nommu::File::Kind::kNoMmap);
+  EXPECT_EQ(Pass(open("/proc/self/maps", O_RDONLY | O_CLOEXEC))->kind, nommu::File::Kind::kNoMmap);
+  EXPECT_EQ(Pass(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0))->kind, nommu::File::Kind::kNoCapabilities);
+  EXPECT_EQ(Pass(open("/proc/self/exe", O_PATH | O_CLOEXEC))->kind, nommu::File::Kind::kNotOpen);
+}
+
+TEST_F(PassedFileTest, ThePathSaysWhenTheFileWasRemoved) {
+  char path[] = "/tmp/mapbroker-session-test-XXXXXX";
+  const int fd = mkostemp(path, O_CLOEXEC);
+  const auto file = Pass(fd);
+  EXPECT_EQ(file->Path(), path);
+  unlink(path);
+  EXPECT_EQ(file->Path(), std::string(path) + " (deleted)");
+}
+
+TEST_F(PassedFileTest, AClosedNumberIsForgottenAndItsFileKeptForWhoUsesIt) {
+  const int number = *session_.AddFile(UniqueFd(memfd_create("passed", MFD_CLOEXEC)));
+  const auto file = session_.File(number);
+  EXPECT_TRUE(session_.CloseFile(number).ok());
+  EXPECT_EQ(session_.File(number), nullptr);
+  EXPECT_EQ(ErrnoOf(session_.CloseFile(number)), EBADF);
+  EXPECT_TRUE(file->Size().ok());
+}
+
+TEST_F(PassedFileTest, ThereIsALimit) {
+  for (std::size_t i = 0; i < kMaxFilesPerSession; ++i) {
+    ASSERT_TRUE(session_.AddFile(UniqueFd(open("/dev/null", O_RDONLY | O_CLOEXEC))).ok());
+  }
+  EXPECT_EQ(ErrnoOf(session_.AddFile(UniqueFd(open("/dev/null", O_RDONLY | O_CLOEXEC))).status()), EMFILE);
+  EXPECT_TRUE(session_.CloseFile(7).ok());
+  EXPECT_TRUE(session_.AddFile(UniqueFd(open("/dev/null", O_RDONLY | O_CLOEXEC))).ok());
+}
+
+}  // namespace
+}  // namespace mapbroker::session
