@@ -96,8 +96,8 @@ class MAPBROKER_EXPORT Client {
   // Blocks while the daemon reads the range.
   absl::StatusOr<Mapping> Map(const MapOptions& options);
 
-  // Calls `row` for every region of the pool (pid 0, L1) or every mapping of one process (L2) in address order, until it
-  // returns false. ESRCH if the process has no session.
+  // Calls `row` for every region of the pool (pid 0, L1) or every mapping of one process (L2) in address order, until
+  // it returns false. ESRCH if the process has no session.
   absl::Status ListMappings(pid_t pid, const std::function<bool(const MappingRow&)>& row);
 
   absl::StatusOr<PoolStatistics> Statistics();

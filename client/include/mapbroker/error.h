@@ -1,7 +1,7 @@
 // How errors of this library are read.
 //
-// Every function returns absl::Status or absl::StatusOr and never throws. The status's message is one sentence that says
-// what was wrong and what to do instead; its errno is the one the kernel would give.
+// Every function returns absl::Status or absl::StatusOr and never throws. The status's message is one sentence that
+// says what was wrong and what to do instead; its errno is the one the kernel would give.
 #pragma once
 
 #include <string>

@@ -15,29 +15,30 @@
 extern "C" {
 #endif
 
-#define MB_MAP_FAILED ((void *)-1)
+#define MB_MAP_FAILED ((void*)-1)
 
 // A session with a daemon.
 typedef struct mb_session mb_session;
 
 // Opens a session with the daemon that serves `runtime_dir` (NULL: MAPBROKER_RUNTIME_DIR, else /run/mapbroker).
 // NULL with errno: ENOENT, ECONNREFUSED (no daemon), EACCES, EPROTONOSUPPORT (no version in common).
-MAPBROKER_EXPORT mb_session *mb_connect(const char *runtime_dir);
+MAPBROKER_EXPORT mb_session* mb_connect(const char* runtime_dir);
 
 // Unmaps everything of the session and ends it. NULL is ignored. No other call on the session may run or follow.
-MAPBROKER_EXPORT void mb_disconnect(mb_session *session);
+MAPBROKER_EXPORT void mb_disconnect(mb_session* session);
 
-// mmap(2) under no-MMU rules. `addr` must be NULL under the profile classic and is ignored under modern (P1); `length` and
-// `offset` are in bytes, `offset` a multiple of the page size. Returns where the memory is attached in this process.
-// MB_MAP_FAILED with errno as in rules M1 to M22.
-MAPBROKER_EXPORT void *mb_mmap(mb_session *session, void *addr, size_t length, int prot, int flags, int fd, off_t offset);
+// mmap(2) under no-MMU rules. `addr` must be NULL under the profile classic and is ignored under modern (P1); `length`
+// and `offset` are in bytes, `offset` a multiple of the page size. Returns where the memory is attached in this
+// process. MB_MAP_FAILED with errno as in rules M1 to M22.
+MAPBROKER_EXPORT void* mb_mmap(mb_session* session, void* addr, size_t length, int prot, int flags, int fd,
+                               off_t offset);
 
 // munmap(2): `addr` as mb_mmap returned it. 0, or -1 with errno EINVAL if that is no mapping of the session (U1, P4).
-MAPBROKER_EXPORT int mb_munmap(mb_session *session, void *addr, size_t length);
+MAPBROKER_EXPORT int mb_munmap(mb_session* session, void* addr, size_t length);
 
 // The sentence that explains the last failed call of this thread: the rule and what to do instead. Never NULL; valid
 // until the thread's next call.
-MAPBROKER_EXPORT const char *mb_strerror(void);
+MAPBROKER_EXPORT const char* mb_strerror(void);
 
 #ifdef __cplusplus
 }

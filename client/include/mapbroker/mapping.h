@@ -19,8 +19,8 @@ enum class MappingKind {
   kDirect,       // the backing device's own memory (S9)
 };
 
-// Move-only; detaches and unmaps itself when destroyed. It keeps its client's connection alive, so it may outlive the Client.
-// Different mappings may be used from different threads; one mapping is not thread-safe.
+// Move-only; detaches and unmaps itself when destroyed. It keeps its client's connection alive, so it may outlive the
+// Client. Different mappings may be used from different threads; one mapping is not thread-safe.
 class MAPBROKER_EXPORT Mapping {
  public:
   // An empty mapping: no bytes, address 0.
@@ -29,8 +29,8 @@ class MAPBROKER_EXPORT Mapping {
   Mapping& operator=(Mapping&& other) noexcept;
   ~Mapping();
 
-  // The memory, `length()` bytes (P8). Valid until the mapping is unmapped, moved from or destroyed, also while the daemon is
-  // down. Writing to it without PROT_WRITE raises SIGSEGV, unless the whole pool was attached.
+  // The memory, `length()` bytes (P8). Valid until the mapping is unmapped, moved from or destroyed, also while the
+  // daemon is down. Writing to it without PROT_WRITE raises SIGSEGV, unless the whole pool was attached.
   std::span<std::byte> bytes() const;
 
   // Pool address of the first byte: its offset in the pool in bytes, the same in every process.

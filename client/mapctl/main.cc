@@ -1,0 +1,33 @@
+// mapctl: the command-line mapping tool.
+#include <iostream>
+
+#include "client/mapctl/mapctl.h"
+#include "daemon/version.h"
+
+int main(int argc, char** argv) {
+  using namespace mapbroker::mapctl;
+  CLI::App program{"mapctl: maps memory of mapbrokerd's pool, and shows what is mapped"};
+  Context context;
+  program.set_version_flag("--version", mapbroker::kVersion);
+  program.require_subcommand(1);
+  program.fallthrough();
+  program
+      .add_option("--runtime-dir", context.runtime_dir, "directory of the daemon's sockets (default /run/mapbroker)")
+      ->envname("MAPBROKER_RUNTIME_DIR")
+      ->type_name("DIR");
+  program.add_flag("--json", context.json, "print JSON for programs");
+  program.footer("Exit status: 0 done, 1 refused, 2 wrong usage, 3 no daemon.");
+  AddMap(program, context);
+  AddRead(program, context);
+  AddMaps(program, context);
+  AddStat(program, context);
+  try {
+    program.parse(argc, argv);
+  } catch (const CLI::Success& done) {
+    return program.exit(done);
+  } catch (const CLI::ParseError& error) {
+    std::cerr << "mapctl: " << error.what() << " (see mapctl --help)\n";
+    return kUsage;
+  }
+  return context.exit_status;
+}

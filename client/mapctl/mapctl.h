@@ -1,0 +1,56 @@
+// What the subcommands of mapctl share. Each has a file of its own, which adds it to the program.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "mapbroker/client.h"
+
+namespace mapbroker::mapctl {
+
+// Exit statuses, as in mapctl(1).
+enum ExitStatus : int { kDone = 0, kRefused = 1, kUsage = 2, kNoDaemon = 3 };
+
+// Options that come before or after any subcommand, and the exit status that the subcommand leaves.
+struct Context {
+  std::string runtime_dir;
+  bool json = false;
+  int exit_status = kDone;
+
+  absl::StatusOr<Client> Connect() const { return Client::Connect({.runtime_dir = runtime_dir}); }
+};
+
+void AddMap(CLI::App& program, Context& context);
+void AddMaps(CLI::App& program, Context& context);
+void AddRead(CLI::App& program, Context& context);
+void AddStat(CLI::App& program, Context& context);
+
+// One line on stderr, "mapctl: ERRNO: sentence"; the exit status that fits.
+int Report(const absl::Status& status);
+
+// A file and the part of it that is to be mapped.
+struct FileRange {
+  int fd = -1;
+  std::uint64_t offset = 0;  // bytes
+  std::uint64_t length = 0;  // bytes
+};
+
+// Opens FILE for reading; `length` 0 means to its end. Refuses what cannot be opened and what is empty, with one clear
+// line. The descriptor stays open as long as the program runs.
+absl::StatusOr<FileRange> OpenRange(const std::string& path, std::uint64_t offset, std::uint64_t length);
+
+// "0x" and at least 8 hexadecimal digits.
+std::string Address(std::uint64_t address);
+
+// "1.5 MiB".
+std::string HumanBytes(std::uint64_t bytes);
+
+const char* KindName(MappingKind kind);
+
+// For CLI11: takes "4096", "64K", "16M", "2G" as bytes (powers of 1024).
+CLI::Validator Bytes();
+
+}  // namespace mapbroker::mapctl

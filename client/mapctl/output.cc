@@ -1,0 +1,92 @@
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <array>
+#include <cerrno>
+#include <cinttypes>
+#include <cstdio>
+#include <cstring>
+#include <iostream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/mapctl/mapctl.h"
+#include "mapbroker/error.h"
+
+namespace mapbroker::mapctl {
+namespace {
+
+absl::Status FileFault(const std::string& path, const std::string& fault) {
+  return absl::FailedPreconditionError(absl::StrCat(path, ": ", fault));
+}
+
+}  // namespace
+
+int Report(const absl::Status& status) {
+  if (status.ok()) return kDone;
+  const char* name = strerrorname_np(ErrnoOf(status));
+  std::string line = "mapctl: ";
+  // What was found out without the daemon has no errno of its own.
+  if (status.code() != absl::StatusCode::kFailedPrecondition && name != nullptr) absl::StrAppend(&line, name, ": ");
+  absl::StrAppend(&line, std::string(status.message()));
+  if (const std::string rule = RuleOf(status); !rule.empty()) absl::StrAppend(&line, " (rule ", rule, ")");
+  std::cerr << line << '\n';
+  return status.code() == absl::StatusCode::kUnavailable ? kNoDaemon : kRefused;
+}
+
+absl::StatusOr<FileRange> OpenRange(const std::string& path, std::uint64_t offset, std::uint64_t length) {
+  // Not blocking: a FIFO without a writer would wait for one.
+  FileRange range{.fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK), .offset = offset, .length = length};
+  struct stat stat;
+  if (range.fd < 0 || fstat(range.fd, &stat) != 0) {
+    return FileFault(path, absl::StrCat(strerrorname_np(errno), ": ", std::strerror(errno)));
+  }
+  if (length > 0) return range;
+  if (!S_ISREG(stat.st_mode)) {
+    // The rules say what can be mapped; where they allow it, how much is the caller's to say.
+    range.length = 4096;
+    return range;
+  }
+  const auto size = static_cast<std::uint64_t>(stat.st_size);
+  if (offset >= size) {
+    return FileFault(path, size == 0 ? std::string("the file is empty, so there is nothing to map; give --length")
+                                     : absl::StrCat("the file has only ", size, " bytes; give a smaller --offset"));
+  }
+  range.length = size - offset;
+  return range;
+}
+
+std::string Address(std::uint64_t address) { return absl::StrFormat("0x%08x", address); }
+
+std::string HumanBytes(std::uint64_t bytes) {
+  constexpr std::array<const char*, 5> kUnits{"B", "KiB", "MiB", "GiB", "TiB"};
+  if (bytes < 1024) return absl::StrCat(bytes, " B");
+  double amount = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  while (amount >= 1024 && unit + 1 < kUnits.size()) {
+    amount /= 1024;
+    ++unit;
+  }
+  return absl::StrFormat("%.1f %s", amount, kUnits[unit]);
+}
+
+const char* KindName(MappingKind kind) {
+  switch (kind) {
+    case MappingKind::kAnonymous:
+      return "anonymous";
+    case MappingKind::kSharedCopy:
+      return "shared copy";
+    case MappingKind::kPrivateCopy:
+      return "private copy";
+    case MappingKind::kDirect:
+      return "direct";
+  }
+  return "?";
+}
+
+CLI::Validator Bytes() {
+  // Powers of 1024 whatever the suffix: sizes of memory are never meant in powers of 1000.
+  return CLI::AsSizeValue(/*kb_is_1000=*/false);
+}
+
+}  // namespace mapbroker::mapctl

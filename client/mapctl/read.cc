@@ -1,0 +1,66 @@
+// mapctl read: writes what a mapping of a file holds to stdout.
+#include <signal.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "client/mapctl/mapctl.h"
+
+namespace mapbroker::mapctl {
+namespace {
+
+struct ReadArguments {
+  std::string file;
+  std::uint64_t length = 0, offset = 0;
+};
+
+absl::Status WriteAll(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = write(STDOUT_FILENO, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return absl::FailedPreconditionError(absl::StrCat("cannot write: ", std::strerror(errno)));
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Read(const ReadArguments& arguments, const Context& context) {
+  const absl::StatusOr<FileRange> range = OpenRange(arguments.file, arguments.offset, arguments.length);
+  if (!range.ok()) return range.status();
+  absl::StatusOr<Client> client = context.Connect();
+  if (!client.ok()) return client.status();
+  absl::StatusOr<Mapping> mapping = client->Map({.length = range->length, .fd = range->fd, .offset = range->offset});
+  if (!mapping.ok()) return mapping.status();
+  const std::span<const std::byte> bytes = mapping->bytes().first(range->length);
+  if (!context.json) return WriteAll(bytes);
+  const absl::string_view contents(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  std::cout << nlohmann::json{{"address", mapping->address()},
+                              {"length", range->length},
+                              {"base64", absl::Base64Escape(contents)}}
+            << '\n';
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddRead(CLI::App& program, Context& context) {
+  const auto arguments = std::make_shared<ReadArguments>();
+  CLI::App* read = program.add_subcommand("read", "write what a shared copy of FILE holds to standard output");
+  read->add_option("FILE", arguments->file, "the file")->required();
+  read->add_option("--length", arguments->length, "bytes (default: to the end of the file)")->transform(Bytes());
+  read->add_option("--offset", arguments->offset, "bytes from the start of the file, a multiple of the page size")
+      ->transform(Bytes());
+  read->callback([arguments, &context] {
+    // A reader that has seen enough ends the program quietly with an error of write.
+    signal(SIGPIPE, SIG_IGN);
+    context.exit_status = Report(Read(*arguments, context));
+  });
+}
+
+}  // namespace mapbroker::mapctl

@@ -1,0 +1,116 @@
+// The C face: mmap and munmap by address.
+#include <cerrno>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/src/session.h"
+#include "client/src/status.h"
+#include "mapbroker/mapbroker.h"
+
+namespace {
+
+using mapbroker::Attachment;
+using mapbroker::Mapped;
+using mapbroker::PassedFile;
+
+thread_local std::string last_error = "no call has failed";
+
+// Sets errno and the sentence of mb_strerror.
+void Fail(const absl::Status& status) {
+  last_error = std::string(status.message());
+  const std::string rule = mapbroker::RuleOf(status);
+  if (!rule.empty()) last_error += absl::StrCat(" (rule ", rule, ")");
+  errno = mapbroker::ErrnoOf(status);
+}
+
+// A run of attached pool memory: a mapping, or what partial unmapping left of one.
+struct Piece {
+  std::uint64_t length;  // bytes
+  std::uint64_t pool_address;
+  std::shared_ptr<Attachment> attachment;
+  std::shared_ptr<PassedFile> file;
+};
+
+}  // namespace
+
+struct mb_session {
+  std::shared_ptr<mapbroker::Session> session;
+  mapbroker::shm::Mutex mutex;
+  std::map<std::byte*, Piece> pieces ABSL_GUARDED_BY(mutex);  // by where they are attached; disjoint
+};
+
+extern "C" {
+
+mb_session* mb_connect(const char* runtime_dir) {
+  auto session = mapbroker::Session::Open({.runtime_dir = runtime_dir == nullptr ? "" : runtime_dir});
+  if (!session.ok()) {
+    Fail(session.status());
+    return nullptr;
+  }
+  auto* opened = new mb_session;
+  opened->session = *std::move(session);
+  return opened;
+}
+
+void mb_disconnect(mb_session* session) { delete session; }
+
+void* mb_mmap(mb_session* session, void* addr, size_t length, int prot, int flags, int fd, off_t offset) {
+  absl::StatusOr<Mapped> mapped = session->session->Map({.length = length,
+                                                         .prot = prot,
+                                                         .flags = flags,
+                                                         .fd = fd,
+                                                         .offset = static_cast<std::uint64_t>(offset),
+                                                         .address = reinterpret_cast<std::uint64_t>(addr)});
+  if (!mapped.ok()) {
+    Fail(mapped.status());
+    return MB_MAP_FAILED;
+  }
+  std::byte* const at = mapped->attachment->At(mapped->grant.address());
+  mapbroker::shm::MutexLock lock(session->mutex);
+  session->pieces[at] = Piece{.length = mapped->grant.length(),
+                              .pool_address = mapped->grant.address(),
+                              .attachment = std::move(mapped->attachment),
+                              .file = std::move(mapped->file)};
+  return at;
+}
+
+int mb_munmap(mb_session* session, void* addr, size_t length) {
+  auto* const start = static_cast<std::byte*>(addr);
+  Piece old;
+  {
+    mapbroker::shm::MutexLock lock(session->mutex);
+    auto found = session->pieces.upper_bound(start);
+    if (found == session->pieces.begin() ||
+        start >= (--found)->first + static_cast<std::ptrdiff_t>(found->second.length)) {
+      Fail(mapbroker::MakeStatus(EINVAL, "no mapping of this session lies at the address", "U1"));
+      return -1;
+    }
+    const std::uint64_t before = static_cast<std::uint64_t>(start - found->first);
+    // The daemon decides, and by calling this the process has said that it does not use the memory any more; so the
+    // memory may be given away before it is detached below.
+    const absl::Status status = session->session->Unmap(found->second.pool_address + before, length);
+    if (!status.ok()) {
+      Fail(status);
+      return -1;
+    }
+    old = std::move(found->second);
+    std::byte* const first = found->first;
+    session->pieces.erase(found);
+    const std::uint64_t page = session->session->welcome().page_size();
+    const std::uint64_t gone = length == 0 ? old.length : (length + page - 1) / page * page;
+    const std::uint64_t end = before + gone;
+    if (before > 0) session->pieces[first] = Piece{before, old.pool_address, old.attachment, nullptr};
+    if (end < old.length) {
+      session->pieces[first + end] = Piece{old.length - end, old.pool_address + end, old.attachment, nullptr};
+    }
+    if (before > 0 || end < old.length) old.attachment->DetachPart(old.pool_address + before, gone);
+  }
+  return 0;
+}
+
+const char* mb_strerror(void) { return last_error.c_str(); }
+
+}  // extern "C"

@@ -1,0 +1,125 @@
+// The C++ face: Client and Mapping.
+#include "mapbroker/client.h"
+
+#include <utility>
+
+#include "client/src/session.h"
+
+namespace mapbroker {
+namespace {
+
+MappingKind KindOf(v1::MappingKind kind) {
+  switch (kind) {
+    case v1::MAPPING_KIND_SHARED_COPY:
+      return MappingKind::kSharedCopy;
+    case v1::MAPPING_KIND_PRIVATE_COPY:
+      return MappingKind::kPrivateCopy;
+    case v1::MAPPING_KIND_DIRECT:
+      return MappingKind::kDirect;
+    default:
+      return MappingKind::kAnonymous;
+  }
+}
+
+MappingRow RowOf(const v1::MappingRow& row) {
+  return MappingRow{.start = row.start(),
+                    .end = row.end(),
+                    .perms = row.perms(),
+                    .offset = row.offset(),
+                    .dev_major = row.dev_major(),
+                    .dev_minor = row.dev_minor(),
+                    .inode = row.inode(),
+                    .path = row.path(),
+                    .pids = {row.pids().begin(), row.pids().end()}};
+}
+
+}  // namespace
+
+// Members go in reverse order: the file is given back and the memory detached before the session can end.
+struct Mapping::Impl {
+  std::shared_ptr<Session> session;
+  Mapped mapped;
+};
+
+Mapping::Mapping() = default;
+Mapping::Mapping(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Mapping::Mapping(Mapping&& other) noexcept = default;
+Mapping& Mapping::operator=(Mapping&& other) noexcept {
+  if (this != &other) {
+    Unmap().IgnoreError();
+    impl_ = std::move(other.impl_);
+  }
+  return *this;
+}
+Mapping::~Mapping() { Unmap().IgnoreError(); }
+
+std::span<std::byte> Mapping::bytes() const {
+  if (impl_ == nullptr) return {};
+  return {impl_->mapped.attachment->At(address()), length()};
+}
+
+std::uint64_t Mapping::address() const { return impl_ == nullptr ? 0 : impl_->mapped.grant.address(); }
+std::uint64_t Mapping::length() const { return impl_ == nullptr ? 0 : impl_->mapped.grant.length(); }
+int Mapping::protection() const { return impl_ == nullptr ? 0 : static_cast<int>(impl_->mapped.grant.prot()); }
+MappingKind Mapping::kind() const {
+  return impl_ == nullptr ? MappingKind::kAnonymous : KindOf(impl_->mapped.grant.kind());
+}
+bool Mapping::existing() const { return impl_ != nullptr && impl_->mapped.grant.existing(); }
+
+absl::Status Mapping::Unmap() {
+  if (impl_ == nullptr) return absl::OkStatus();
+  const std::unique_ptr<Impl> gone = std::move(impl_);
+  // Detached first: once the daemon knows, the memory may be somebody else's.
+  gone->mapped.attachment.reset();
+  return gone->session->Unmap(gone->mapped.grant.address(), gone->mapped.grant.length());
+}
+
+struct Client::Impl {
+  std::shared_ptr<Session> session;
+};
+
+Client::Client(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Client::Client(Client&& other) noexcept = default;
+Client& Client::operator=(Client&& other) noexcept = default;
+Client::~Client() = default;
+
+absl::StatusOr<Client> Client::Connect(const ConnectOptions& options) {
+  absl::StatusOr<std::shared_ptr<Session>> session = Session::Open(options);
+  if (!session.ok()) return session.status();
+  return Client(std::make_shared<Impl>(Impl{*std::move(session)}));
+}
+
+absl::StatusOr<Mapping> Client::Map(const MapOptions& options) {
+  absl::StatusOr<Mapped> mapped = impl_->session->Map(options);
+  if (!mapped.ok()) return mapped.status();
+  return Mapping(std::make_unique<Mapping::Impl>(Mapping::Impl{impl_->session, *std::move(mapped)}));
+}
+
+absl::Status Client::ListMappings(pid_t pid, const std::function<bool(const MappingRow&)>& row) {
+  v1::ListMappingsRequest request;
+  request.set_pid(pid);
+  return impl_->session->stub().ListMappings(request, [&](const v1::MappingRow& next) { return row(RowOf(next)); });
+}
+
+absl::StatusOr<PoolStatistics> Client::Statistics() {
+  const absl::StatusOr<v1::PoolStatistics> now = impl_->session->stub().GetPoolStatistics();
+  if (!now.ok()) return now.status();
+  return PoolStatistics{.pool_size = now->pool_size(),
+                        .used = now->used(),
+                        .free = now->free(),
+                        .scrubbing = now->scrubbing(),
+                        .largest_free_run = now->largest_free_run(),
+                        .regions = now->regions(),
+                        .mappings = now->mappings(),
+                        .sessions = now->sessions(),
+                        .saved_by_sharing = now->saved_by_sharing(),
+                        .filling = now->filling(),
+                        .fills_total = now->fills_total(),
+                        .prefaulted = now->prefaulted(),
+                        .profile = now->profile()};
+}
+
+std::string Client::profile() const { return impl_->session->welcome().profile(); }
+std::uint64_t Client::page_size() const { return impl_->session->welcome().page_size(); }
+
+}  // namespace mapbroker

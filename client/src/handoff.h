@@ -1,0 +1,44 @@
+// The library's end of the handoff socket.
+#pragma once
+
+#include <unistd.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "mapbroker/v1/handoff.pb.h"
+#include "shm_backend/mutex.h"
+#include "shm_backend/unique_fd.h"
+
+namespace mapbroker {
+
+// Thread-safe. Belongs to the process that made it: in a forked child every exchange is refused, and nothing is said that
+// the parent's session would take for its own (X1).
+class Handoff {
+ public:
+  // Connects to the daemon of `runtime_dir`; nothing is said yet.
+  static absl::StatusOr<std::unique_ptr<Handoff>> Connect(const std::string& runtime_dir);
+
+  // Opens the session; `pool` becomes the pool's descriptor.
+  absl::StatusOr<v1::Welcome> Hello(bool read_only, shm::UniqueFd& pool);
+
+  // Hands a descriptor over; the number it is referred to by. It stays the caller's.
+  absl::StatusOr<int> PassFile(int fd);
+  absl::Status CloseFile(int number);
+
+  // Ends the session.
+  absl::Status Goodbye();
+
+ private:
+  explicit Handoff(shm::UniqueFd socket) : socket_(std::move(socket)), pid_(getpid()) {}
+  absl::StatusOr<v1::HandoffReply> Exchange(const v1::HandoffRequest& request, int fd = -1,
+                                            shm::UniqueFd* received = nullptr);
+
+  shm::Mutex mutex_;  // one exchange at a time
+  const shm::UniqueFd socket_;
+  const pid_t pid_;
+};
+
+}  // namespace mapbroker

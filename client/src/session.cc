@@ -1,0 +1,129 @@
+#include "client/src/session.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/src/status.h"
+
+namespace mapbroker {
+namespace {
+
+constexpr char kDefaultRuntimeDir[] = "/run/mapbroker";
+
+// Absolute, since the process may change its working directory before gRPC connects.
+absl::StatusOr<std::string> RuntimeDirOf(const ConnectOptions& options) {
+  std::string dir = options.runtime_dir;
+  if (dir.empty()) {
+    const char* named = getenv("MAPBROKER_RUNTIME_DIR");
+    dir = named != nullptr && *named != '\0' ? named : kDefaultRuntimeDir;
+  }
+  char absolute[PATH_MAX];
+  if (realpath(dir.c_str(), absolute) == nullptr) {
+    const int error = errno;
+    return NoDaemon(error, absl::StrCat("runtime directory ", dir, ": ", std::strerror(error),
+                                        "; start mapbrokerd, or name its --runtime-dir"));
+  }
+  return std::string(absolute);
+}
+
+}  // namespace
+
+PassedFile::~PassedFile() {
+  // If the daemon is gone so is its duplicate.
+  session_.handoff_->CloseFile(number_).IgnoreError();
+}
+
+absl::StatusOr<std::shared_ptr<Session>> Session::Open(const ConnectOptions& options) {
+  const absl::StatusOr<std::string> dir = RuntimeDirOf(options);
+  if (!dir.ok()) return dir.status();
+  std::shared_ptr<Session> session(new Session);
+
+  absl::StatusOr<std::unique_ptr<Handoff>> handoff = Handoff::Connect(*dir);
+  if (!handoff.ok()) return handoff.status();
+  absl::StatusOr<v1::Welcome> welcome = (*handoff)->Hello(options.read_only, session->pool_);
+  if (!welcome.ok()) return welcome.status();
+  session->handoff_ = *std::move(handoff);
+  session->welcome_ = *std::move(welcome);
+  session->stub_ = std::make_unique<RpcStub>(*dir, session->welcome_.token());
+
+  if (options.attach == Attach::kWholePool) {
+    auto whole = Attachment::WholePool(session->pool_.get(), session->welcome_, !options.read_only);
+    if (!whole.ok()) return whole.status();
+    session->whole_pool_ = *std::move(whole);
+  }
+  return session;
+}
+
+Session::~Session() {
+  whole_pool_.reset();
+  if (handoff_ != nullptr) handoff_->Goodbye().IgnoreError();
+}
+
+absl::StatusOr<Mapped> Session::Map(const MapOptions& options) {
+  Mapped mapped;
+  v1::MmapRequest request;
+  request.set_length(options.length);
+  request.set_prot(static_cast<std::uint32_t>(options.prot));
+  request.set_flags(static_cast<std::uint32_t>(options.flags));
+  request.set_offset(options.offset);
+  request.set_address(options.address);
+  request.set_fd(-1);
+  if ((options.flags & MAP_ANONYMOUS) == 0) {
+    absl::StatusOr<std::shared_ptr<PassedFile>> file = Pass(options.fd);
+    if (!file.ok()) return file.status();
+    mapped.file = *std::move(file);
+    if (mapped.file != nullptr) request.set_fd(mapped.file->number());
+  }
+
+  absl::StatusOr<v1::MmapResponse> grant = stub_->Mmap(request);
+  if (!grant.ok()) return grant.status();
+  mapped.grant = *std::move(grant);
+
+  mapped.attachment = whole_pool_;
+  if (mapped.attachment == nullptr) {
+    auto attachment =
+        Attachment::Region(pool_.get(), welcome_, mapped.grant.address(), mapped.grant.length(), options.prot);
+    if (!attachment.ok()) {
+      Unmap(mapped.grant.address(), mapped.grant.length()).IgnoreError();
+      return attachment.status();
+    }
+    mapped.attachment = *std::move(attachment);
+  }
+  return mapped;
+}
+
+absl::StatusOr<std::shared_ptr<PassedFile>> Session::Pass(int fd) {
+  struct stat stat;
+  const int open_flags = fcntl(fd, F_GETFL);
+  // The daemon says what is wrong without a descriptor, since other checks come first.
+  if (open_flags < 0 || fstat(fd, &stat) != 0) return nullptr;
+  const FileKey key{stat.st_dev, stat.st_ino, open_flags & (O_ACCMODE | O_PATH)};
+
+  shm::MutexLock lock(mutex_);
+  std::erase_if(files_, [](const auto& entry) { return entry.second.expired(); });
+  if (const auto known = files_.find(key); known != files_.end()) {
+    if (auto file = known->second.lock()) return file;
+  }
+  const absl::StatusOr<int> number = handoff_->PassFile(fd);
+  if (!number.ok()) return number.status();
+  auto file = std::make_shared<PassedFile>(*this, *number);
+  files_[key] = file;
+  return file;
+}
+
+absl::Status Session::Unmap(std::uint64_t address, std::uint64_t length) {
+  v1::MunmapRequest request;
+  request.set_address(address);
+  request.set_length(length);
+  return stub_->Munmap(request);
+}
+
+}  // namespace mapbroker

@@ -1,0 +1,76 @@
+// One session with the daemon, as both faces of the library use it.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+
+#include "absl/status/statusor.h"
+#include "client/src/attachment.h"
+#include "client/src/handoff.h"
+#include "client/src/rpc_stub.h"
+#include "mapbroker/client.h"
+#include "shm_backend/mutex.h"
+
+namespace mapbroker {
+
+class Session;
+
+// A descriptor that the daemon has; given back when the last mapping of it goes.
+class PassedFile {
+ public:
+  PassedFile(Session& session, int number) : session_(session), number_(number) {}
+  ~PassedFile();
+  PassedFile(const PassedFile&) = delete;
+  PassedFile& operator=(const PassedFile&) = delete;
+  int number() const { return number_; }
+
+ private:
+  Session& session_;
+  const int number_;
+};
+
+// A granted and attached mapping.
+struct Mapped {
+  v1::MmapResponse grant;
+  std::shared_ptr<Attachment> attachment;
+  std::shared_ptr<PassedFile> file;  // null: anonymous
+};
+
+// Thread-safe. Ends the session when destroyed.
+class Session {
+ public:
+  static absl::StatusOr<std::shared_ptr<Session>> Open(const ConnectOptions& options);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  absl::StatusOr<Mapped> Map(const MapOptions& options);
+  // By pool address; says nothing of the attachment.
+  absl::Status Unmap(std::uint64_t address, std::uint64_t length);
+
+  const v1::Welcome& welcome() const { return welcome_; }
+  RpcStub& stub() { return *stub_; }
+
+ private:
+  friend class PassedFile;
+  // What makes two descriptors the same to the daemon: the file and how it is open.
+  using FileKey = std::tuple<dev_t, ino_t, int>;
+
+  Session() = default;
+  absl::StatusOr<std::shared_ptr<PassedFile>> Pass(int fd);
+
+  std::unique_ptr<Handoff> handoff_;
+  std::unique_ptr<RpcStub> stub_;
+  v1::Welcome welcome_;
+  shm::UniqueFd pool_;
+  std::shared_ptr<Attachment> whole_pool_;  // null: each mapping is attached by itself
+  shm::Mutex mutex_;
+  std::map<FileKey, std::weak_ptr<PassedFile>> files_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace mapbroker
