@@ -1,0 +1,82 @@
+// A daemon of the build, in a directory of its own, for as long as the object lives.
+#pragma once
+
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "mapbroker/client.h"
+
+extern char** environ;
+
+namespace mapbroker::bench {
+
+// A child process, killed at the end.
+class Child {
+ public:
+  explicit Child(std::vector<std::string> command) {
+    std::vector<char*> argv;
+    for (std::string& word : command) argv.push_back(word.data());
+    argv.push_back(nullptr);
+    if (posix_spawn(&pid_, argv[0], nullptr, nullptr, argv.data(), environ) != 0) {
+      std::perror(argv[0]);
+      std::exit(EXIT_FAILURE);
+    }
+  }
+  ~Child() {
+    kill(pid_, SIGTERM);
+    waitpid(pid_, nullptr, 0);
+  }
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+
+ private:
+  pid_t pid_ = 0;
+};
+
+class DaemonUnderTest {
+ public:
+  // `pool_size` as on the command line.
+  explicit DaemonUnderTest(const std::string& pool_size)
+      : dir_(MakeDir()),
+        daemon_({MAPBROKERD, "--runtime-dir", dir_, "--pool-size", pool_size, "--log-level", "error"}) {}
+  ~DaemonUnderTest() { std::filesystem::remove_all(dir_); }
+
+  const std::string& dir() const { return dir_; }
+
+  // Waits until the daemon serves.
+  Client Connect() const {
+    for (;;) {
+      absl::StatusOr<Client> client = Client::Connect({.runtime_dir = dir_});
+      if (client.ok()) return *std::move(client);
+      std::this_thread::yield();
+    }
+  }
+
+  // A client once all pages of the pool are resident, so that no measurement pays for that.
+  Client ConnectWhenResident() const {
+    Client client = Connect();
+    while (client.Statistics()->prefaulted < client.Statistics()->pool_size) std::this_thread::yield();
+    return client;
+  }
+
+ private:
+  static std::string MakeDir() {
+    std::string pattern = std::filesystem::temp_directory_path() / "mapbroker-bench-XXXXXX";
+    if (mkdtemp(pattern.data()) == nullptr) std::exit(EXIT_FAILURE);
+    return pattern;
+  }
+
+  std::string dir_;
+  Child daemon_;
+};
+
+}  // namespace mapbroker::bench

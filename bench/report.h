@@ -1,0 +1,32 @@
+// How benchmark programs say what they measured: a table row, and a JSON object for programs.
+#pragma once
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace mapbroker::bench {
+
+// The middle of the samples. REQUIRES: there is one.
+inline double Median(std::vector<double> samples) {
+  const auto middle = samples.begin() + static_cast<std::ptrdiff_t>(samples.size() / 2);
+  std::nth_element(samples.begin(), middle, samples.end());
+  return *middle;
+}
+
+// Prints the row; appends it as one JSON object a line to the file that MAPBROKER_BENCH_JSON names.
+inline void Report(const std::string& name, double ours, double baseline, const std::string& unit) {
+  const double ratio = ours / baseline;
+  std::printf("%-58s %14.2f %14.2f %8.3f  %s\n", name.c_str(), ours, baseline, ratio, unit.c_str());
+  std::fflush(stdout);
+  if (const char* path = std::getenv("MAPBROKER_BENCH_JSON"); path != nullptr) {
+    const nlohmann::json row{{"name", name}, {"ours", ours}, {"baseline", baseline}, {"ratio", ratio}, {"unit", unit}};
+    std::ofstream(path, std::ios::app) << row << '\n';
+  }
+}
+
+}  // namespace mapbroker::bench
