@@ -1,0 +1,99 @@
+#include "tests/integration/daemon.h"
+
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <iostream>
+
+#include "shm_backend/unique_fd.h"
+#include "tests/integration/peer.h"
+
+namespace mapbroker::testing {
+namespace {
+
+// Where a daemon says that it is ready, as systemd would give it in NOTIFY_SOCKET.
+class NotifySocket {
+ public:
+  explicit NotifySocket(const std::string& path) : socket_(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+    if (bind(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) std::abort();
+  }
+
+  // Whether READY=1 has come.
+  bool Ready() {
+    std::array<char, 4096> message;
+    const ssize_t size = recv(socket_.get(), message.data(), message.size(), MSG_DONTWAIT);
+    return size > 0 && std::string(message.data(), static_cast<std::size_t>(size)).find("READY=1") != std::string::npos;
+  }
+
+ private:
+  shm::UniqueFd socket_;
+};
+
+std::vector<std::string> DaemonCommand(const std::vector<std::string>& options) {
+  std::vector<std::string> command = {MAPBROKERD};
+  command.insert(command.end(), options.begin(), options.end());
+  return command;
+}
+
+}  // namespace
+
+Daemon::Daemon(std::vector<std::string> options, const std::string& runtime_dir)
+    : runtime_dir_(runtime_dir.empty() ? home_.Path("run") : runtime_dir) {
+  if (std::find(options.begin(), options.end(), "--pool-size") == options.end()) {
+    options.insert(options.end(), {"--pool-size", "64M"});
+  }
+  options.insert(options.end(), {"--runtime-dir", runtime_dir_});
+  NotifySocket notify(files_.Path("notify"));
+  process_.emplace(DaemonCommand(options), Environment{{"NOTIFY_SOCKET", files_.Path("notify")}});
+  WaitUntil("the daemon is ready", [&] { return notify.Ready() || !process_->Running(); });
+  if (!process_->Running()) {
+    std::cerr << "mapbrokerd ended instead of serving: " << Log();
+    std::abort();
+  }
+}
+
+Daemon::~Daemon() {
+  if (!stopped_) Stop();
+  if (::testing::Test::HasFailure()) std::cerr << "the daemon's log:\n" << Log();
+}
+
+void Daemon::ExpectServes() {
+  const std::string file = files_.MakeFile("well-behaved", 12'288);
+  Peer peer(runtime_dir_);
+  const MapReply mapping = peer.Map(file, {.length = 12'288});
+  ASSERT_EQ(mapping.error, 0) << mapping.sentence;
+  EXPECT_EQ(peer.Read(mapping), ReadFile(file));
+}
+
+void Daemon::Stop() {
+  stopped_ = true;
+  process_->Signal(SIGTERM);
+  EXPECT_EQ(process_->Wait(), 0);
+  EXPECT_EQ(home_.Entries(), std::vector<std::string>{}) << "left behind";
+}
+
+void Daemon::Kill() {
+  stopped_ = true;
+  process_->Signal(SIGKILL);
+  process_->Wait();
+}
+
+Finished RunDaemon(const std::vector<std::string>& options) { return Run(DaemonCommand(options)); }
+
+Finished Mapctl(const std::string& runtime_dir, const std::vector<std::string>& arguments) {
+  std::vector<std::string> command = {MAPCTL};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  return Run(command, {{"MAPBROKER_RUNTIME_DIR", runtime_dir}});
+}
+
+}  // namespace mapbroker::testing

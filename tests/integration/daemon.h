@@ -1,0 +1,47 @@
+// A real mapbrokerd of a test's own.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tests/integration/child.h"
+#include "tests/integration/temp_dir.h"
+
+namespace mapbroker::testing {
+
+class Daemon {
+ public:
+  // Starts the daemon with a pool of 64 MiB, unless `options` give a size, and waits until it says by sd_notify(3) that
+  // it is ready. Its runtime directory is `runtime_dir`, or one of its own that does not exist before.
+  explicit Daemon(std::vector<std::string> options = {}, const std::string& runtime_dir = "");
+  // Stops it, if the test has not.
+  ~Daemon();
+
+  const std::string& runtime_dir() const { return runtime_dir_; }
+  // A directory for the test's files.
+  const TempDir& files() const { return files_; }
+  std::string Log() const { return process_->Errors(); }
+
+  // What any test may do after its mischief: asserts that a well-behaved client can map a file and read it.
+  void ExpectServes();
+
+  // Asks it to stop and asserts that it does so with status 0 and leaves nothing in the file system.
+  void Stop();
+  // Ends it as a crash does.
+  void Kill();
+
+ private:
+  TempDir home_, files_;
+  std::string runtime_dir_;
+  std::optional<Child> process_;
+  bool stopped_ = false;
+};
+
+// A daemon that is expected not to start: runs it to its end.
+Finished RunDaemon(const std::vector<std::string>& options);
+
+// Runs mapctl for the daemon that serves `runtime_dir`.
+Finished Mapctl(const std::string& runtime_dir, const std::vector<std::string>& arguments);
+
+}  // namespace mapbroker::testing

@@ -1,0 +1,114 @@
+// The program behind Peer: maps and unmaps as standard input says, one command a line, one line of answer each.
+//
+//   peer RUNTIME_DIR region|whole-pool read-write|read-only
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <functional>
+#include <iostream>
+#include <map>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <string_view>
+
+#include "absl/strings/escaping.h"
+#include "mapbroker/client.h"
+#include "mapbroker/error.h"
+#include "shm_backend/unique_fd.h"
+
+namespace mapbroker::testing {
+namespace {
+
+struct Session {
+  std::optional<Client> client;
+  std::map<int, Mapping> mappings;
+  int next = 0;
+};
+
+std::string_view Text(const Mapping& mapping) {
+  return {reinterpret_cast<const char*>(mapping.bytes().data()), mapping.bytes().size()};
+}
+
+void Map(Session& session, std::istream& arguments) {
+  MapOptions options;
+  std::string path;
+  arguments >> options.length >> options.prot >> options.flags >> options.offset >> options.address;
+  std::getline(arguments >> std::ws, path);
+  const shm::UniqueFd file(path.empty() ? -1 : open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  options.fd = file.get();
+  absl::StatusOr<Mapping> mapping = session.client->Map(options);
+  if (!mapping.ok()) {
+    const std::string rule = RuleOf(mapping.status());
+    std::cout << "refused " << ErrnoOf(mapping.status()) << ' ' << (rule.empty() ? "-" : rule) << ' '
+              << mapping.status().message() << std::endl;
+    return;
+  }
+  std::cout << "mapped " << session.next << ' ' << mapping->address() << ' ' << mapping->length() << ' '
+            << static_cast<int>(mapping->kind()) << ' ' << mapping->existing() << ' '
+            << reinterpret_cast<std::uintptr_t>(mapping->bytes().data()) << std::endl;
+  session.mappings.emplace(session.next++, *std::move(mapping));
+}
+
+// Closes this process's connection to handoff.sock, which the library keeps to itself.
+void CloseHandoffConnection() {
+  for (int fd = 3; fd < 1024; ++fd) {
+    int type = 0;
+    socklen_t size = sizeof(type);
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_SEQPACKET) shutdown(fd, SHUT_RDWR);
+  }
+}
+
+void Obey(Session& session, const std::string& line) {
+  std::istringstream arguments(line);
+  std::string verb;
+  int number = -1;
+  arguments >> verb;
+  if (verb == "map") return Map(session, arguments);
+  if (verb == "disconnect") {
+    session.mappings.clear();
+    session.client.reset();
+    std::cout << "done" << std::endl;
+    return;
+  }
+  if (verb == "close-handoff") {
+    CloseHandoffConnection();
+    std::cout << "done" << std::endl;
+    return;
+  }
+  arguments >> number;
+  Mapping& mapping = session.mappings.at(number);
+  if (verb == "read") {
+    std::cout << absl::BytesToHexString(absl::string_view(Text(mapping).data(), Text(mapping).size())) << std::endl;
+  } else if (verb == "hash") {
+    std::cout << std::hash<std::string_view>()(Text(mapping)) << std::endl;
+  } else if (verb == "scribble") {
+    for (std::byte& byte : mapping.bytes()) byte = static_cast<std::byte>(std::to_integer<int>(byte) + 1);
+    std::cout << "done" << std::endl;
+  } else if (verb == "unmap") {
+    std::cout << ErrnoOf(mapping.Unmap()) << std::endl;
+  }
+}
+
+}  // namespace
+}  // namespace mapbroker::testing
+
+int main(int, char** argv) {
+  using namespace mapbroker;
+  ConnectOptions options;
+  options.runtime_dir = argv[1];
+  options.attach = argv[2] == std::string("whole-pool") ? Attach::kWholePool : Attach::kRegion;
+  options.read_only = argv[3] == std::string("read-only");
+  absl::StatusOr<Client> client = Client::Connect(options);
+  if (!client.ok()) {
+    std::cout << client.status() << std::endl;
+    return 1;
+  }
+  std::cout << "connected" << std::endl;
+  // Never destroyed: a process that ends unmaps nothing by itself.
+  static auto* const session = new testing::Session;
+  session->client = *std::move(client);
+  for (std::string line; std::getline(std::cin, line);) testing::Obey(*session, line);
+  return 0;
+}
