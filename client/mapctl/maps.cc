@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "client/mapctl/mapctl.h"
 
 namespace mapbroker::mapctl {
@@ -17,7 +18,8 @@ std::string Line(const MappingRow& row) {
                                      row.dev_major, row.dev_minor, row.inode);
   if (!row.path.empty()) {
     if (line.size() < kPathColumn) line.resize(kPathColumn, ' ');
-    line += row.path;
+    // A line is a line: the kernel writes a newline in a path as \012.
+    line += absl::StrReplaceAll(row.path, {{"\n", "\\012"}});
   }
   return line;
 }

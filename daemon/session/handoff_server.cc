@@ -125,8 +125,9 @@ void HandoffServer::Receive(Connection& connection) {
   absl::StatusOr<v1::HandoffReply> reply = BrokenPacket(packet.error);
   if (!broken) reply = Answer(connection, request, std::move(packet.fd), descriptor);
   if (!reply.ok()) {
-    reply.emplace();
-    *reply->mutable_error() = ToWireError(reply.status());
+    v1::HandoffReply refusal;
+    *refusal.mutable_error() = ToWireError(reply.status());
+    reply = std::move(refusal);
   }
   // A peer that does not take its answers loses its connection instead of holding anybody up.
   const bool sent = SendHandoffPacket(connection.socket.get(), *reply, descriptor.get()) == 0;
