@@ -28,19 +28,53 @@ double Microseconds(const std::function<void()>& call) {
   std::exit(EXIT_FAILURE);
 }
 
-// A session below the library, so that a call is the call alone and nothing is attached.
+// A session below the library, so that a call is the call alone and nothing is attached. Has one range mapped that is
+// shared from then on.
 class RawSession {
  public:
   explicit RawSession(const std::string& dir)
-      : handoff_(*Handoff::Connect(dir)), welcome_(*handoff_->Hello(false, pool_)), stub_(dir, welcome_.token()) {}
-  int Pass(int fd) { return *handoff_->PassFile(fd); }
-  RpcStub& stub() { return stub_; }
+      : handoff_(*Handoff::Connect(dir)), welcome_(*handoff_->Hello(false, pool_)), stub_(dir, welcome_.token()) {
+    const shm::UniqueFd file(open(MAPBROKERD, O_RDONLY | O_CLOEXEC));
+    shared_.set_length(1 << 20);
+    shared_.set_prot(PROT_READ);
+    shared_.set_flags(MAP_PRIVATE);
+    shared_.set_fd(*handoff_->PassFile(file.get()));
+    const v1::MmapResponse first = Mmap(shared_);
+    unmap_.set_address(first.address());
+    unmap_.set_length(first.length());
+  }
+
+  // Adds the times of calls that map the range, each followed by an unmapping that is not timed.
+  void MapShared(std::vector<double>& times) {
+    for (int i = 0; i < kCallsPerRound; ++i) {
+      times.push_back(Microseconds([&] { Mmap(shared_); }));
+      if (const absl::Status status = stub_.Munmap(unmap_); !status.ok()) Die(status);
+    }
+  }
+
+  void GrowTo(int mappings) {
+    v1::MmapRequest page;
+    page.set_length(4096);
+    page.set_prot(PROT_READ | PROT_WRITE);
+    page.set_flags(MAP_PRIVATE | MAP_ANONYMOUS);
+    page.set_fd(-1);
+    for (; live_ < mappings; ++live_) Mmap(page);
+  }
 
  private:
+  v1::MmapResponse Mmap(const v1::MmapRequest& request) {
+    const auto mapped = stub_.Mmap(request);
+    if (!mapped.ok()) Die(mapped.status());
+    return *mapped;
+  }
+
   shm::UniqueFd pool_;
   std::unique_ptr<Handoff> handoff_;
   v1::Welcome welcome_;
   RpcStub stub_;
+  v1::MmapRequest shared_;
+  v1::MunmapRequest unmap_;
+  int live_ = 1;
 };
 
 class NoopClient {
@@ -54,71 +88,60 @@ class NoopClient {
     NoopMessage response;
     return stub_->Call(&context, NoopMessage(), &response).ok();
   }
+  // Adds the times of as many calls as MapShared, with one that is not timed after each as there.
+  void Call(std::vector<double>& times) {
+    for (int i = 0; i < kCallsPerRound; ++i) {
+      times.push_back(Microseconds([&] { Call(); }));
+      Call();
+    }
+  }
 
  private:
   std::unique_ptr<Noop::Stub> stub_;
 };
 
-void Run() {
-  const DaemonUnderTest daemon("1G");
+// The medians of two sides that take turns, after one round that does not count.
+std::pair<double, double> Compare(const std::function<void(std::vector<double>&)>& ours,
+                                  const std::function<void(std::vector<double>&)>& baseline) {
+  std::vector<double> of_ours, of_baseline;
+  ours(of_ours);
+  baseline(of_baseline);
+  of_ours.clear();
+  of_baseline.clear();
+  for (int round = 0; round < kRounds; ++round) {
+    ours(of_ours);
+    baseline(of_baseline);
+  }
+  return {Median(of_ours), Median(of_baseline)};
+}
+
+void CompareWithNoop() {
+  const DaemonUnderTest daemon("64M");
   const Client client = daemon.ConnectWhenResident();
-  const std::string noop_socket = daemon.dir() + "/noop.sock";
-  const Child noop_server({NOOP_SERVER, noop_socket});
-  NoopClient noop(noop_socket);
-
+  const std::string socket = daemon.dir() + "/noop.sock";
+  const Child server({NOOP_SERVER, socket});
+  NoopClient noop(socket);
   RawSession session(daemon.dir());
-  const int fd = open(MAPBROKERD, O_RDONLY | O_CLOEXEC);
-  v1::MmapRequest shared;
-  shared.set_length(1 << 20);
-  shared.set_prot(PROT_READ);
-  shared.set_flags(MAP_PRIVATE);
-  shared.set_fd(session.Pass(fd));
-  const auto keep = session.stub().Mmap(shared);
-  if (!keep.ok()) Die(keep.status());
+  const auto [ours, baseline] =
+      Compare([&](auto& times) { session.MapShared(times); }, [&](auto& times) { noop.Call(times); });
+  Report("shared Mmap over gRPC, p50, against a no-op call", ours, baseline, "us");
+}
 
-  v1::MunmapRequest unmap;
-  unmap.set_address(keep->address());
-  unmap.set_length(keep->length());
-  std::vector<double> noop_times;
-  const auto map_times = [&](bool with_noop) {
-    std::vector<double> times;
-    for (int round = 0; round < kRounds; ++round) {
-      for (int i = 0; i < kCallsPerRound; ++i) {
-        times.push_back(Microseconds([&] {
-          if (const auto mapped = session.stub().Mmap(shared); !mapped.ok()) Die(mapped.status());
-        }));
-        if (const absl::Status status = session.stub().Munmap(unmap); !status.ok()) Die(status);
-      }
-      for (int i = 0; with_noop && i < 2 * kCallsPerRound; ++i) {
-        const double time = Microseconds([&] { noop.Call(); });
-        if (i % 2 == 0) noop_times.push_back(time);  // as often as Mmap, with a call between that is not timed
-      }
-    }
-    return times;
-  };
-  map_times(true);  // warm-up
-  noop_times.clear();
-  const double alone = Median(map_times(true));
-  Report("shared Mmap over gRPC, p50, against a no-op call", alone, Median(noop_times), "us");
-
-  v1::MmapRequest page;
-  page.set_length(4096);
-  page.set_prot(PROT_READ | PROT_WRITE);
-  page.set_flags(MAP_PRIVATE | MAP_ANONYMOUS);
-  page.set_fd(-1);
-  int live = 1;
-  const auto grow_to = [&](int mappings) {
-    for (; live < mappings; ++live) {
-      if (const auto mapped = session.stub().Mmap(page); !mapped.ok()) Die(mapped.status());
-    }
-  };
-  grow_to(1000);
-  const double at_1000 = Median(map_times(false));
-  grow_to(100000);
-  Report("shared Mmap over gRPC, p50, 100,000 live against 1,000", Median(map_times(false)), at_1000, "us");
+void CompareSizes() {
+  const DaemonUnderTest large("512M"), small("64M");
+  const Client client_of_large = large.ConnectWhenResident(), client_of_small = small.ConnectWhenResident();
+  RawSession many(large.dir()), few(small.dir());
+  many.GrowTo(100'000);
+  few.GrowTo(1'000);
+  const auto [ours, baseline] =
+      Compare([&](auto& times) { many.MapShared(times); }, [&](auto& times) { few.MapShared(times); });
+  Report("shared Mmap over gRPC, p50, 100,000 live against 1,000", ours, baseline, "us");
 }
 
 }  // namespace
 }  // namespace mapbroker::bench
 
-int main() { mapbroker::bench::Run(); }
+int main() {
+  mapbroker::bench::CompareWithNoop();
+  mapbroker::bench::CompareSizes();
+}
