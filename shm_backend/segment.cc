@@ -8,14 +8,12 @@
 #include <sys/vfs.h>
 
 #include <algorithm>
-#include <array>
 #include <boost/interprocess/exceptions.hpp>
 #include <boost/interprocess/shared_memory_object.hpp>
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "shm_backend/available_memory.h"
 #include "shm_backend/descriptor_memory.h"
@@ -81,9 +79,25 @@ absl::Status CheckAvailable(const SegmentSpec& spec) {
                                                    available, " bytes of ", where, ": ask for a smaller pool"));
 }
 
-std::uint64_t InodeOf(int fd) {
-  struct stat stat;
-  return fstat(fd, &stat) == 0 ? stat.st_ino : 0;
+std::string MarkOf(const std::string& path, ino_t inode) { return absl::StrCat(path, ".mapbrokerd-", inode); }
+
+// Makes the name free if a dead daemon's pool stands there.
+absl::Status RemoveLeftover(const std::string& path) {
+  struct stat existing;
+  if (lstat(path.c_str(), &existing) != 0) return absl::OkStatus();
+  const std::string mark = MarkOf(path, existing.st_ino);
+  if (access(mark.c_str(), F_OK) != 0 || !S_ISREG(existing.st_mode)) {
+    return absl::AlreadyExistsError(
+        absl::StrCat(path, " exists and was not made by mapbrokerd: remove it or choose another name for the pool"));
+  }
+  const UniqueFd pool(open(path.c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
+  if (!pool) return Failed(absl::StrCat("cannot open the old pool ", path), errno);
+  if (flock(pool.get(), LOCK_EX | LOCK_NB) != 0) {
+    return absl::AlreadyExistsError(absl::StrCat("another mapbrokerd has the pool ", path, ": choose another name"));
+  }
+  if (unlink(path.c_str()) != 0) return Failed(absl::StrCat("cannot remove the old pool ", path), errno);
+  unlink(mark.c_str());
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -117,15 +131,14 @@ absl::StatusOr<std::unique_ptr<Segment>> Segment::Create(const SegmentSpec& spec
   if (absl::Status status = CheckSpec(spec); !status.ok()) return status;
   std::unique_ptr<Segment> segment(new Segment);
   if (spec.huge_pages) segment->granularity_ = HugePageSize();
-  // A leftover of a dead daemon goes first: its memory counts.
-  absl::Status status = spec.kind == Kind::kMemfd ? CheckAvailable(spec) : segment->MakeNamed(spec);
-  if (status.ok() && spec.kind == Kind::kMemfd) status = segment->MakeMemfd(spec);
+  absl::Status status = spec.kind == Kind::kMemfd ? segment->MakeMemfd(spec) : segment->MakeNamed(spec);
   if (status.ok()) status = segment->CommitAndMap(spec);
   if (!status.ok()) return status;
   return segment;
 }
 
 absl::Status Segment::MakeMemfd(const SegmentSpec& spec) {
+  if (absl::Status status = CheckAvailable(spec); !status.ok()) return status;
   fd_ = UniqueFd(memfd_create("mapbroker-pool", MFD_CLOEXEC | MFD_ALLOW_SEALING | (spec.huge_pages ? MFD_HUGETLB : 0)));
   if (!fd_) return Failed("cannot make the pool's memfd", errno);
   // A memfd is born with mode 0777, so that anybody who has a read-only descriptor could open it for writing.
@@ -138,16 +151,15 @@ absl::Status Segment::MakeMemfd(const SegmentSpec& spec) {
 }
 
 absl::Status Segment::MakeNamed(const SegmentSpec& spec) {
-  path_ = PathOf(spec);
-  absl::Status status = HoldCompanion();
-  if (status.ok()) status = RemoveLeftover();
+  const std::string path = PathOf(spec);
+  // A leftover goes before the room is measured: its memory counts.
+  absl::Status status = RemoveLeftover(path);
   if (status.ok()) status = CheckAvailable(spec);
-  if (!status.ok()) {
-    // What stands under the name is not ours to remove.
-    if (companion_) unlink(absl::StrCat(path_, ".mapbrokerd").c_str());
-    path_.clear();
-    return status;
-  }
+  if (status.ok()) status = MakeNamedFile(spec, path);
+  return status;
+}
+
+absl::Status Segment::MakeNamedFile(const SegmentSpec& spec, const std::string& path) {
   if (spec.kind == Kind::kShm) {
     try {
       ipc::shared_memory_object object(ipc::create_only, spec.name.c_str(), ipc::read_write, ipc::permissions(0600));
@@ -156,42 +168,17 @@ absl::Status Segment::MakeNamed(const SegmentSpec& spec) {
       return Failed(absl::StrCat("cannot make ", spec.name), error.get_native_error());
     }
   } else {
-    fd_ = UniqueFd(open(path_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-    if (!fd_) return Failed(absl::StrCat("cannot make ", path_), errno);
+    fd_ = UniqueFd(open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   }
-  const std::string inode = absl::StrCat(InodeOf(fd_.get()), "\n");
-  if (ftruncate(companion_.get(), 0) != 0 ||
-      pwrite(companion_.get(), inode.data(), inode.size(), 0) != static_cast<ssize_t>(inode.size())) {
-    return Failed(absl::StrCat("cannot write ", path_, ".mapbrokerd"), errno);
-  }
-  // hugetlbfs makes a file no larger by fallocate alone on every kernel, so the size is set in either case.
+  if (!fd_) return Failed(absl::StrCat("cannot make ", path), errno);
+  path_ = path;
+  if (flock(fd_.get(), LOCK_EX | LOCK_NB) != 0) return Failed(absl::StrCat("cannot lock ", path), errno);
+  struct stat made;
+  if (fstat(fd_.get(), &made) != 0) return Failed(absl::StrCat("cannot look at ", path), errno);
+  mark_ = MarkOf(path, made.st_ino);
+  const UniqueFd mark(open(mark_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+  if (!mark) return Failed(absl::StrCat("cannot make ", mark_), errno);
   if (ftruncate(fd_.get(), static_cast<off_t>(spec.size)) != 0) return Failed("cannot size the pool", errno);
-  return absl::OkStatus();
-}
-
-absl::Status Segment::HoldCompanion() {
-  const std::string name = absl::StrCat(path_, ".mapbrokerd");
-  UniqueFd companion(open(name.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
-  if (!companion) return Failed(absl::StrCat("cannot make ", name), errno);
-  if (flock(companion.get(), LOCK_EX | LOCK_NB) != 0) {
-    return absl::AlreadyExistsError(absl::StrCat("another mapbrokerd has the pool ", path_, ": choose another name"));
-  }
-  companion_ = std::move(companion);
-  return absl::OkStatus();
-}
-
-absl::Status Segment::RemoveLeftover() {
-  struct stat existing;
-  if (lstat(path_.c_str(), &existing) != 0) return absl::OkStatus();
-  std::array<char, 32> text{};
-  std::uint64_t inode = 0;
-  const ssize_t length = pread(companion_.get(), text.data(), text.size() - 1, 0);
-  const bool ours = length > 0 && absl::SimpleAtoi(text.data(), &inode) && inode == existing.st_ino;
-  if (!ours || !S_ISREG(existing.st_mode)) {
-    return absl::AlreadyExistsError(
-        absl::StrCat(path_, " exists and was not made by mapbrokerd: remove it or choose another name for the pool"));
-  }
-  if (unlink(path_.c_str()) != 0) return Failed(absl::StrCat("cannot remove the old pool ", path_), errno);
   return absl::OkStatus();
 }
 
@@ -213,8 +200,8 @@ absl::Status Segment::CommitAndMap(const SegmentSpec& spec) {
 
 Segment::~Segment() {
   if (path_.empty()) return;
-  if (fd_) unlink(path_.c_str());
-  if (companion_) unlink(absl::StrCat(path_, ".mapbrokerd").c_str());
+  unlink(path_.c_str());
+  if (!mark_.empty()) unlink(mark_.c_str());
 }
 
 std::span<std::byte> Segment::bytes() const {

@@ -8,9 +8,9 @@
 // A memfd is sealed: no client can shrink it under the others. A named pool cannot be sealed, and a client that may
 // write to it could truncate it, so memfd is the default and names are for those who trust all their clients.
 //
-// A named pool has a companion file beside it (NAME.mapbrokerd, which holds the pool's inode number). The daemon holds
-// a lock on it as long as it lives; a pool whose companion names it and is not locked was left by a dead daemon and
-// is made anew. Whatever else has that name is not ours and is never touched.
+// Beside a named pool stands a mark, the empty file NAME.mapbrokerd-INODE, and its daemon holds a lock on the pool as
+// long as it lives. A pool that is marked and not locked was left by a dead daemon and is made
+// anew. Whatever else has that name is not ours and is never touched.
 #pragma once
 
 #include <boost/interprocess/mapped_region.hpp>
@@ -67,15 +67,14 @@ class Segment {
   Segment() = default;
   absl::Status MakeMemfd(const SegmentSpec& spec);
   absl::Status MakeNamed(const SegmentSpec& spec);
-  absl::Status HoldCompanion();
-  absl::Status RemoveLeftover();
+  absl::Status MakeNamedFile(const SegmentSpec& spec, const std::string& path);
   absl::Status CommitAndMap(const SegmentSpec& spec);
 
   UniqueFd fd_;
   std::uint64_t granularity_ = kPageSize;
   boost::interprocess::mapped_region region_;
-  UniqueFd companion_;  // locked; empty for a memfd
-  std::string path_;    // of a named pool once it is ours
+  std::string path_;  // of a named pool once it is ours
+  std::string mark_;
 };
 
 }  // namespace mapbroker::shm
