@@ -13,7 +13,7 @@
 
 #include <array>
 #include <cerrno>
-#include <cstdlib>
+#include <system_error>
 #include <thread>
 
 namespace mapbroker::testing {
@@ -28,7 +28,9 @@ struct Channel {
 // A socket pair, since a write to one can fail without SIGPIPE.
 Channel MakeChannel() {
   std::array<int, 2> ends;
-  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) std::abort();
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) {
+    throw std::system_error(errno, std::generic_category(), "socketpair");
+  }
   return Channel{UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
@@ -78,7 +80,7 @@ Child::Child(const std::vector<std::string>& arguments, const Environment& envir
   const int error = posix_spawn(&pid_, arguments[0].c_str(), &actions, nullptr, Pointers(argument_strings).data(),
                                 Pointers(environment_strings).data());
   posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) std::abort();
+  if (error != 0) throw std::system_error(error, std::generic_category(), arguments[0]);
   // The C library's header of pidfd_open(2) cannot be used from C++ in Debian 12.
   pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
   input_ = std::move(in.ours);

@@ -24,7 +24,7 @@ using Environment = std::vector<std::pair<std::string, std::string>>;
 // Not thread-safe. Whatever waits fails the test at the deadline.
 class Child {
  public:
-  // Starts `arguments[0]` with this process's environment and `environment` before it. Aborts if it cannot be started.
+  // Starts `arguments[0]` with this process's environment and `environment` before it. Throws if it cannot be started.
   explicit Child(const std::vector<std::string>& arguments, const Environment& environment = {});
   // Kills the process if it still runs.
   ~Child();

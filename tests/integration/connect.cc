@@ -1,7 +1,6 @@
 #include "tests/integration/connect.h"
 
-#include <cstdlib>
-#include <iostream>
+#include <stdexcept>
 #include <utility>
 
 namespace mapbroker::testing {
@@ -10,8 +9,7 @@ Client Connect(const Daemon& daemon, ConnectOptions options) {
   options.runtime_dir = daemon.runtime_dir();
   absl::StatusOr<Client> client = Client::Connect(options);
   if (!client.ok()) {
-    std::cerr << "no session: " << client.status() << "\nthe daemon's log:\n" << daemon.Log();
-    std::abort();
+    throw std::runtime_error("no session: " + client.status().ToString() + "\nthe daemon's log:\n" + daemon.Log());
   }
   return *std::move(client);
 }

@@ -6,7 +6,7 @@
 
 namespace mapbroker::testing {
 
-// Aborts if there is no session to be had.
+// Throws, which fails the test, if there is no session to be had.
 Client Connect(const Daemon& daemon, ConnectOptions options = {});
 
 }  // namespace mapbroker::testing

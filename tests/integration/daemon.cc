@@ -8,9 +8,9 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <cstring>
 #include <iostream>
+#include <stdexcept>
 
 #include "shm_backend/unique_fd.h"
 #include "tests/integration/peer.h"
@@ -25,7 +25,9 @@ class NotifySocket {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     path.copy(address.sun_path, sizeof(address.sun_path) - 1);
-    if (bind(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) std::abort();
+    if (bind(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+      throw std::runtime_error("no notification socket at " + path);
+    }
   }
 
   // Whether READY=1 has come.
@@ -56,10 +58,7 @@ Daemon::Daemon(std::vector<std::string> options, const std::string& runtime_dir)
   NotifySocket notify(files_.Path("notify"));
   process_.emplace(DaemonCommand(options), Environment{{"NOTIFY_SOCKET", files_.Path("notify")}});
   WaitUntil("the daemon is ready", [&] { return notify.Ready() || !process_->Running(); });
-  if (!process_->Running()) {
-    std::cerr << "mapbrokerd ended instead of serving: " << Log();
-    std::abort();
-  }
+  if (!process_->Running()) throw std::runtime_error("mapbrokerd ended instead of serving: " + Log());
 }
 
 Daemon::~Daemon() {

@@ -13,7 +13,8 @@ namespace mapbroker::testing {
 class Daemon {
  public:
   // Starts the daemon with a pool of 64 MiB, unless `options` give a size, and waits until it says by sd_notify(3) that
-  // it is ready. Its runtime directory is `runtime_dir`, or one of its own that does not exist before.
+  // it is ready. Throws, which fails the test, if it does not come to that. Its runtime directory is `runtime_dir`, or
+  // one of its own that does not exist before.
   explicit Daemon(std::vector<std::string> options = {}, const std::string& runtime_dir = "");
   // Stops it, if the test has not.
   ~Daemon();

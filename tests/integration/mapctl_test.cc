@@ -93,13 +93,13 @@ TEST_F(MapctlTool, MapsAsJsonHasEveryColumn) {
 
 TEST_F(MapctlTool, AnEmptyListIsAnEmptyArray) { EXPECT_EQ(RunForJson({"maps"}), nlohmann::json::array()); }
 
-TEST_F(MapctlTool, AFileNameWithOddCharactersIsStillJson) {
+TEST_F(MapctlTool, AFileNameWithOddCharactersIsOneLineAndOneObject) {
   const std::string odd = daemon_.files().WriteFile("a \"b\"\\\n\x01\xff", "contents");
-  Peer peer(daemon_.runtime_dir());
-  // The name holds a line end, so the peer cannot be told it: mapctl can.
   Child holder({MAPCTL, "--runtime-dir", daemon_.runtime_dir(), "map", odd, "--hold"});
   EXPECT_FALSE(holder.ReadLine().empty());
   EXPECT_EQ(RunForJson({"maps"}).size(), 1u);
+  const std::string lines = Run({"maps"}).output;
+  EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 1) << lines;
 }
 
 TEST_F(MapctlTool, StatTellsTheCounts) {

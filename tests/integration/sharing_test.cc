@@ -1,4 +1,5 @@
 // Who shares what with whom: rules S1 to S8 between real processes.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -6,6 +7,7 @@
 #include <fstream>
 #include <string>
 
+#include "shm_backend/unique_fd.h"
 #include "tests/integration/connect.h"
 #include "tests/integration/daemon.h"
 #include "tests/integration/peer.h"
@@ -223,7 +225,10 @@ TEST_F(Sharing, AReadOnlyMappingCannotBeWritten) {
   const absl::StatusOr<Mapping> mapping =
       client.Map({.length = kPage, .prot = PROT_READ, .flags = MAP_PRIVATE | MAP_ANONYMOUS});
   ASSERT_TRUE(mapping.ok()) << mapping.status();
-  EXPECT_EXIT(mapping->bytes()[0] = std::byte{1}, ::testing::KilledBySignal(SIGSEGV), "");
+  // The kernel answers with an errno where an own write would be the end of the test.
+  const shm::UniqueFd zeros(open("/dev/zero", O_RDONLY | O_CLOEXEC));
+  EXPECT_EQ(read(zeros.get(), mapping->bytes().data(), 1), -1);
+  EXPECT_EQ(errno, EFAULT);
 }
 
 TEST_F(ModernSharing, ARangeInsideALivingCopySharesIt) {
