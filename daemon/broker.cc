@@ -160,6 +160,13 @@ absl::Status Broker::Munmap(const session::Session& caller, nommu::PoolAddress a
   return status;
 }
 
+absl::StatusOr<std::uint64_t> Broker::Mremap(const session::Session& caller, const nommu::RemapRequest& request) {
+  shm::MutexLock lock(mutex_);
+  const absl::StatusOr<std::uint64_t> length = map_.Remap(caller.space(), request);
+  CheckStructures();
+  return length;
+}
+
 void Broker::Free(const std::vector<nommu::Extent>& extents) {
   for (const nommu::Extent& extent : extents) {
     pages_.Free(shm::Run{extent.start / shm::kPageSize, extent.length / shm::kPageSize});

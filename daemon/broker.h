@@ -52,6 +52,9 @@ class Broker {
 
   absl::Status Munmap(const session::Session& caller, nommu::PoolAddress address, std::uint64_t length);
 
+  // The new length in bytes. Refusals: U3.
+  absl::StatusOr<std::uint64_t> Mremap(const session::Session& caller, const nommu::RemapRequest& request);
+
   // The next portion of a listing, empty at its end. pid 0: all regions (L1); else the process's mappings (L2), ESRCH
   // if no session belongs to it.
   absl::StatusOr<std::vector<ListedMapping>> List(pid_t pid, nommu::MemoryMap::Cursor& cursor) const;

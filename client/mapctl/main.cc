@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
   AddRead(program, context);
   AddMaps(program, context);
   AddStat(program, context);
+  AddReplay(program, context);
   try {
     program.parse(argc, argv);
   } catch (const CLI::Success& done) {

@@ -26,6 +26,7 @@ struct Context {
 void AddMap(CLI::App& program, Context& context);
 void AddMaps(CLI::App& program, Context& context);
 void AddRead(CLI::App& program, Context& context);
+void AddReplay(CLI::App& program, Context& context);
 void AddStat(CLI::App& program, Context& context);
 
 // One line on stderr, "mapctl: ERRNO: sentence"; the exit status that fits.

@@ -1,5 +1,6 @@
 // The C face: mmap and munmap by address.
 #include <cerrno>
+#include <cstdarg>
 #include <map>
 #include <memory>
 #include <string>
@@ -24,6 +25,12 @@ void Fail(const absl::Status& status) {
   const std::string rule = mapbroker::RuleOf(status);
   if (!rule.empty()) last_error += absl::StrCat(" (rule ", rule, ")");
   errno = mapbroker::ErrnoOf(status);
+}
+
+// U4.
+int NoSuchCall(const char* name) {
+  Fail(mapbroker::MakeStatus(ENOSYS, absl::StrCat(name, " does not exist without an MMU: do without it"), "U4"));
+  return -1;
 }
 
 // A run of attached pool memory: a mapping, or what partial unmapping left of one.
@@ -110,6 +117,44 @@ int mb_munmap(mb_session* session, void* addr, size_t length) {
   }
   return 0;
 }
+
+void* mb_mremap(mb_session* session, void* old_address, size_t old_size, size_t new_size, int flags, ...) {
+  void* new_address = nullptr;
+  if ((flags & MREMAP_FIXED) != 0) {
+    va_list arguments;
+    va_start(arguments, flags);
+    new_address = va_arg(arguments, void*);
+    va_end(arguments);
+  }
+  mapbroker::shm::MutexLock lock(session->mutex);
+  const auto found = session->pieces.find(static_cast<std::byte*>(old_address));
+  if (found == session->pieces.end()) {
+    Fail(mapbroker::MakeStatus(EINVAL, "no mapping of this session starts at the address", "U3"));
+    return MB_MAP_FAILED;
+  }
+  Piece& piece = found->second;
+  // The rules know pool addresses; all that matters of the new one is whether it is another.
+  const std::uint64_t target =
+      piece.pool_address + (new_address == old_address ? 0 : session->session->welcome().page_size());
+  const absl::StatusOr<std::uint64_t> length =
+      session->session->Remap(piece.pool_address, old_size, new_size, flags, target);
+  if (!length.ok()) {
+    Fail(length.status());
+    return MB_MAP_FAILED;
+  }
+  piece.length = *length;
+  return old_address;
+}
+
+int mb_mprotect(mb_session*, void*, size_t, int) { return NoSuchCall("mprotect"); }
+int mb_msync(mb_session*, void*, size_t, int) { return NoSuchCall("msync"); }
+int mb_mlock(mb_session*, const void*, size_t) { return NoSuchCall("mlock"); }
+int mb_munlock(mb_session*, const void*, size_t) { return NoSuchCall("munlock"); }
+int mb_mlockall(mb_session*, int) { return NoSuchCall("mlockall"); }
+int mb_munlockall(mb_session*) { return NoSuchCall("munlockall"); }
+int mb_mincore(mb_session*, void*, size_t, unsigned char*) { return NoSuchCall("mincore"); }
+int mb_madvise(mb_session*, void*, size_t, int) { return NoSuchCall("madvise"); }
+int mb_remap_file_pages(mb_session*, void*, size_t, int, size_t, int) { return NoSuchCall("remap_file_pages"); }
 
 const char* mb_strerror(void) { return last_error.c_str(); }
 

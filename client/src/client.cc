@@ -1,9 +1,11 @@
 // The C++ face: Client and Mapping.
 #include "mapbroker/client.h"
 
+#include <cerrno>
 #include <utility>
 
 #include "client/src/session.h"
+#include "client/src/status.h"
 
 namespace mapbroker {
 namespace {
@@ -74,6 +76,20 @@ absl::Status Mapping::Unmap() {
   return gone->session->Unmap(gone->mapped.grant.address(), gone->mapped.grant.length());
 }
 
+absl::Status Mapping::Resize(std::uint64_t length) {
+  if (impl_ == nullptr) return MakeStatus(EINVAL, "the mapping is empty", "U3");
+  const absl::StatusOr<std::uint64_t> resized = impl_->session->Remap(address(), this->length(), length, 0, 0);
+  if (!resized.ok()) return resized.status();
+  impl_->mapped.grant.set_length(*resized);
+  return absl::OkStatus();
+}
+
+std::uint64_t Mapping::Release() {
+  const std::uint64_t at = address();
+  impl_.reset();
+  return at;
+}
+
 struct Client::Impl {
   std::shared_ptr<Session> session;
 };
@@ -94,6 +110,17 @@ absl::StatusOr<Mapping> Client::Map(const MapOptions& options) {
   if (!mapped.ok()) return mapped.status();
   return Mapping(std::make_unique<Mapping::Impl>(Mapping::Impl{impl_->session, *std::move(mapped)}));
 }
+
+absl::Status Client::Munmap(std::uint64_t address, std::uint64_t length) {
+  return impl_->session->Unmap(address, length);
+}
+
+absl::StatusOr<std::uint64_t> Client::Mremap(std::uint64_t address, std::uint64_t old_length, std::uint64_t new_length,
+                                             int flags, std::uint64_t new_address) {
+  return impl_->session->Remap(address, old_length, new_length, flags, new_address);
+}
+
+std::byte* Client::pool_base() const { return impl_->session->pool_base(); }
 
 absl::Status Client::ListMappings(pid_t pid, const std::function<bool(const MappingRow&)>& row) {
   v1::ListMappingsRequest request;

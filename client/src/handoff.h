@@ -14,8 +14,8 @@
 
 namespace mapbroker {
 
-// Thread-safe. Belongs to the process that made it: in a forked child every exchange is refused, and nothing is said that
-// the parent's session would take for its own (X1).
+// Thread-safe. Belongs to the process that made it: in a forked child every exchange is refused, and nothing is said
+// that the parent's session would take for its own (X1).
 class Handoff {
  public:
   // Connects to the daemon of `runtime_dir`; nothing is said yet.

@@ -68,6 +68,15 @@ absl::Status RpcStub::Munmap(const v1::MunmapRequest& request) {
   return FromGrpc(channel_->stub->Munmap(&context, request, &response));
 }
 
+absl::StatusOr<v1::MremapResponse> RpcStub::Mremap(const v1::MremapRequest& request) {
+  grpc::ClientContext context;
+  channel_->Authorize(context);
+  v1::MremapResponse response;
+  const absl::Status status = FromGrpc(channel_->stub->Mremap(&context, request, &response));
+  if (!status.ok()) return status;
+  return response;
+}
+
 absl::Status RpcStub::ListMappings(const v1::ListMappingsRequest& request,
                                    const std::function<bool(const v1::MappingRow&)>& row) {
   grpc::ClientContext context;

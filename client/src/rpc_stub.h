@@ -19,6 +19,7 @@ class RpcStub {
 
   absl::StatusOr<v1::MmapResponse> Mmap(const v1::MmapRequest& request);
   absl::Status Munmap(const v1::MunmapRequest& request);
+  absl::StatusOr<v1::MremapResponse> Mremap(const v1::MremapRequest& request);
   // Calls `row` for each row until it returns false.
   absl::Status ListMappings(const v1::ListMappingsRequest& request,
                             const std::function<bool(const v1::MappingRow&)>& row);

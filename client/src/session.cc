@@ -126,4 +126,17 @@ absl::Status Session::Unmap(std::uint64_t address, std::uint64_t length) {
   return stub_->Munmap(request);
 }
 
+absl::StatusOr<std::uint64_t> Session::Remap(std::uint64_t address, std::uint64_t old_length, std::uint64_t new_length,
+                                             int flags, std::uint64_t new_address) {
+  v1::MremapRequest request;
+  request.set_address(address);
+  request.set_old_length(old_length);
+  request.set_new_length(new_length);
+  request.set_flags(static_cast<std::uint32_t>(flags));
+  request.set_new_address(new_address);
+  const absl::StatusOr<v1::MremapResponse> response = stub_->Mremap(request);
+  if (!response.ok()) return response.status();
+  return response->length();
+}
+
 }  // namespace mapbroker

@@ -53,6 +53,12 @@ class Session {
   // By pool address; says nothing of the attachment.
   absl::Status Unmap(std::uint64_t address, std::uint64_t length);
 
+  // mremap(2) by pool address (U3); the new length in bytes.
+  absl::StatusOr<std::uint64_t> Remap(std::uint64_t address, std::uint64_t old_length, std::uint64_t new_length,
+                                      int flags, std::uint64_t new_address);
+
+  // Where the whole pool is attached; null if it is not.
+  std::byte* pool_base() const { return whole_pool_ == nullptr ? nullptr : whole_pool_->At(0); }
   const v1::Welcome& welcome() const { return welcome_; }
   RpcStub& stub() { return *stub_; }
 

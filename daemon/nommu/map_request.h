@@ -24,6 +24,15 @@ struct MapRequest {
   bool shared() const { return (flags & MAP_TYPE) == MAP_SHARED; }
 };
 
+// The arguments of mremap(2).
+struct RemapRequest {
+  PoolAddress address = 0;
+  std::uint64_t old_length = 0;  // bytes
+  std::uint64_t new_length = 0;  // bytes
+  std::uint32_t flags = 0;       // MREMAP_*
+  PoolAddress new_address = 0;   // looked at with MREMAP_FIXED only
+};
+
 // Bytes to pages, rounding up. REQUIRES: the rounded length does not wrap (M6 has been checked).
 constexpr std::uint64_t PagesOf(std::uint64_t bytes) { return (bytes + kPageSize - 1) / kPageSize; }
 

@@ -11,8 +11,13 @@
 namespace mapbroker::nommu {
 namespace {
 
-absl::Status NoSuchMapping(PoolAddress address, const std::string& what_to_do) {
-  return Refuse(EINVAL, "U1",
+// The last length that can be rounded up to pages.
+constexpr std::uint64_t kLastPage = UINT64_MAX - (kPageSize - 1);
+
+absl::Status SessionEnded() { return Refuse(ESRCH, "U5", "the session has ended: connect anew"); }
+
+absl::Status NoSuchMapping(PoolAddress address, const std::string& rule, const std::string& what_to_do) {
+  return Refuse(EINVAL, rule,
                 absl::StrCat("no mapping of this address space at pool address 0x", absl::Hex(address), what_to_do));
 }
 
@@ -170,7 +175,7 @@ std::optional<Extent> MemoryMap::Remove(SpaceId id, AddressSpace& from, Mappings
 
 absl::Status MemoryMap::Unmap(SpaceId id, PoolAddress address, std::uint64_t length, std::vector<Extent>& freed) {
   const auto space = spaces_.find(id);
-  if (space == spaces_.end()) return Refuse(ESRCH, "U5", "the session has ended: connect anew");
+  if (space == spaces_.end()) return SessionEnded();
   if (profile_.unmaps_whole_mappings_only) return UnmapWhole(id, space->second, address, length, freed);
   return UnmapPart(id, space->second, address, length, freed);
 }
@@ -179,13 +184,14 @@ absl::Status MemoryMap::UnmapWhole(SpaceId id, AddressSpace& space, PoolAddress 
                                    std::vector<Extent>& freed) {
   auto at = space.mappings.lower_bound(Key{address, 0});
   const auto starts_here = [&] { return at != space.mappings.end() && at->first.start == address; };
-  if (!starts_here()) return NoSuchMapping(address, ": name a mapping by its start (P4)");
+  if (!starts_here()) return NoSuchMapping(address, "U1", ": name a mapping by its start (P4)");
   const std::uint64_t listed = at->second.length;
   // Several mappings may start here; the one that is as long as named is meant.
   while (starts_here() && length != 0 && at->second.length != length) ++at;
   if (!starts_here()) {
-    return NoSuchMapping(address, absl::StrCat(" is ", length, " bytes long, but one is ", listed,
-                                               ": only whole mappings can be unmapped; pass its length or 0 (P4)"));
+    return NoSuchMapping(address, "U1",
+                         absl::StrCat(" is ", length, " bytes long, but one is ", listed,
+                                      ": only whole mappings can be unmapped; pass its length or 0 (P4)"));
   }
   if (const auto extent = Remove(id, space, at)) freed.push_back(*extent);
   return absl::OkStatus();
@@ -193,8 +199,7 @@ absl::Status MemoryMap::UnmapWhole(SpaceId id, AddressSpace& space, PoolAddress 
 
 absl::Status MemoryMap::UnmapPart(SpaceId id, AddressSpace& space, PoolAddress address, std::uint64_t length,
                                   std::vector<Extent>& freed) {
-  constexpr std::uint64_t kLast = UINT64_MAX - (kPageSize - 1);
-  if (length == 0 || address > kLast || length > kLast - address) {
+  if (length == 0 || address > kLastPage || length > kLastPage - address) {
     return Refuse(EINVAL, "P4", "length is 0 or goes past the address space: pass the bytes to unmap");
   }
   const PoolAddress end = address + PagesOf(length) * kPageSize;
@@ -213,7 +218,7 @@ absl::Status MemoryMap::UnmapPart(SpaceId id, AddressSpace& space, PoolAddress a
   auto at = space.mappings.upper_bound(Key{address, UINT64_MAX});
   if (at == space.mappings.begin() || (--at)->second.region->file != nullptr ||
       end > at->first.start + at->second.length) {
-    return NoSuchMapping(address,
+    return NoSuchMapping(address, "U1",
                          " holds the whole range: a mapping of a file is unmapped whole, anonymous memory "
                          "within one mapping (P4)");
   }
@@ -227,20 +232,63 @@ absl::Status MemoryMap::UnmapPart(SpaceId id, AddressSpace& space, PoolAddress a
   if (splits && space.mappings.size() >= kMaxMapCount) {
     return Refuse(ENOMEM, "M21", "the address space has too many mappings to split one: unmap whole mappings first");
   }
-  // What is left on either side becomes a mapping of a region of its own.
+  // What is left on either side becomes a mapping of a region of its own. Memory past the mapping's end, which mremap
+  // left there, stays with what lies before it.
+  const PoolAddress region_end = whole.region->end();
   Remove(id, space, at);
-  for (const Extent& rest : {Extent{start, address - start}, Extent{end, start + whole.length - end}}) {
-    if (rest.length == 0) continue;
-    const MapRequest piece{.length = rest.length, .prot = whole.prot, .flags = whole.flags};
-    Region* region = NewRegion(piece, nullptr, MappingKind::kAnonymous);
-    Place(region, rest.start);
+  const auto keep = [&](PoolAddress first, std::uint64_t length, PoolAddress memory_end) {
+    const MapRequest piece{.length = memory_end - first, .prot = whole.prot, .flags = whole.flags};
     Mapping mapping = whole;
-    mapping.region = region;
-    mapping.length = rest.length;
-    Insert(id, space, rest.start, mapping);
-  }
-  freed.push_back(Extent{address, end - address});
+    mapping.region = NewRegion(piece, nullptr, MappingKind::kAnonymous);
+    mapping.length = length;
+    Place(mapping.region, first);
+    Insert(id, space, first, mapping);
+  };
+  const PoolAddress mapping_end = start + whole.length;
+  if (start < address) keep(start, address - start, address);
+  if (end < mapping_end) keep(end, mapping_end - end, region_end);
+  const PoolAddress freed_end = end < mapping_end ? end : region_end;
+  freed.push_back(Extent{address, freed_end - address});
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::uint64_t> MemoryMap::Remap(SpaceId id, const RemapRequest& request) {
+  const auto space = spaces_.find(id);
+  if (space == spaces_.end()) return SessionEnded();
+  if (request.old_length > kLastPage || request.new_length > kLastPage || request.old_length == 0 ||
+      request.new_length == 0) {
+    return Refuse(EINVAL, "U3", "a length is 0 or rounds up past the address space: pass both lengths in bytes");
+  }
+  if (request.address % kPageSize != 0) {
+    return Refuse(EINVAL, "U3", "the address is not a multiple of the page size: pass the start of a mapping");
+  }
+  if ((request.flags & MREMAP_FIXED) != 0 && request.new_address != request.address) {
+    return Refuse(EINVAL, "U3", "MREMAP_FIXED to another address: without an MMU a mapping cannot move");
+  }
+  const std::uint64_t old_pages = PagesOf(request.old_length), new_pages = PagesOf(request.new_length);
+
+  Mappings& mappings = space->second.mappings;
+  auto at = mappings.lower_bound(Key{request.address, 0});
+  const auto starts_here = [&] { return at != mappings.end() && at->first.start == request.address; };
+  if (!starts_here()) return NoSuchMapping(request.address, "U3", ": name a mapping by its start");
+  while (starts_here() && PagesOf(at->second.length) != old_pages) ++at;
+  if (!starts_here()) {
+    return Refuse(profile_.faults_wrong_old_length ? EFAULT : EINVAL, "U3",
+                  "no mapping at the address has the old length: pass the length that is listed");
+  }
+  Mapping& mapping = at->second;
+  if (mapping.region->kind == MappingKind::kSharedCopy || mapping.region->kind == MappingKind::kDirect) {
+    return Refuse(EPERM, "U3", "the mapping is or may be shared, so its length cannot change: unmap it and map anew");
+  }
+  const std::uint64_t room = mapping.region->end() - request.address;
+  if (new_pages * kPageSize > room) {
+    return Refuse(
+        ENOMEM, "U3",
+        absl::StrCat("the mapping was made with ", room, " bytes and cannot grow past them: map more and copy"));
+  }
+  mapped_pages_ += new_pages - PagesOf(mapping.length);
+  mapping.length = new_pages * kPageSize;
+  return mapping.length;
 }
 
 std::vector<Row> MemoryMap::ListRegions(Cursor& cursor, std::size_t most) const {

@@ -126,6 +126,9 @@ class MemoryMap {
   // U1, P4. On success appends the memory that nobody uses any more to `freed`.
   absl::Status Unmap(SpaceId space, PoolAddress address, std::uint64_t length, std::vector<Extent>& freed);
 
+  // U3, P6: changes a mapping's length in place; the new length in bytes, whole pages.
+  absl::StatusOr<std::uint64_t> Remap(SpaceId space, const RemapRequest& request);
+
   // Listings by portions: at most `most` rows that come after `cursor`, which moves on (a cursor starts as Cursor{}).
   // An empty answer is the end. Rows are in address order, a process's address spaces one after the other.
   struct Cursor {

@@ -14,6 +14,8 @@ struct Profile {
   // P4: munmap names one whole mapping by its start and its length or 0; otherwise anonymous memory may be unmapped in
   // page-aligned parts and length 0 is EINVAL.
   bool unmaps_whole_mappings_only;
+  // U3: mremap with a wrong old length is EFAULT; otherwise EINVAL.
+  bool faults_wrong_old_length;
   // P5: mmap itself checks that the descriptor is open for reading, before the checks of shared mappings.
   bool checks_read_mode_first;
   // P8: a mapping is as long as asked for; otherwise its length is rounded up to pages.
@@ -26,6 +28,7 @@ inline constexpr Profile kClassic{
     .refuses_address_hint = true,
     .shares_equal_ranges_only = true,
     .unmaps_whole_mappings_only = true,
+    .faults_wrong_old_length = true,
     .checks_read_mode_first = false,
     .keeps_exact_length = true,
 };
@@ -36,6 +39,7 @@ inline constexpr Profile kModern{
     .refuses_address_hint = false,
     .shares_equal_ranges_only = false,
     .unmaps_whole_mappings_only = false,
+    .faults_wrong_old_length = false,
     .checks_read_mode_first = true,
     .keeps_exact_length = false,
 };

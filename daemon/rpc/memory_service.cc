@@ -86,6 +86,21 @@ grpc::Status MemoryService::Munmap(grpc::ServerContext* context, const v1::Munma
   return ToGrpc(broker_.Munmap(**caller, request->address(), request->length()));
 }
 
+grpc::Status MemoryService::Mremap(grpc::ServerContext* context, const v1::MremapRequest* request,
+                                   v1::MremapResponse* response) {
+  const auto caller = CallerOf(*context);
+  if (!caller.ok()) return ToGrpc(caller.status());
+  const auto length = broker_.Mremap(**caller, {.address = request->address(),
+                                                .old_length = request->old_length(),
+                                                .new_length = request->new_length(),
+                                                .flags = request->flags(),
+                                                .new_address = request->new_address()});
+  if (!length.ok()) return ToGrpc(length.status());
+  response->set_address(request->address());
+  response->set_length(*length);
+  return grpc::Status::OK;
+}
+
 grpc::Status MemoryService::ListMappings(grpc::ServerContext*, const v1::ListMappingsRequest* request,
                                          grpc::ServerWriter<v1::ListMappingsResponse>* writer) {
   nommu::MemoryMap::Cursor cursor;

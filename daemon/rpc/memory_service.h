@@ -15,6 +15,8 @@ class MemoryService final : public v1::Memory::Service {
   grpc::Status Mmap(grpc::ServerContext* context, const v1::MmapRequest* request, v1::MmapResponse* response) override;
   grpc::Status Munmap(grpc::ServerContext* context, const v1::MunmapRequest* request,
                       v1::MunmapResponse* response) override;
+  grpc::Status Mremap(grpc::ServerContext* context, const v1::MremapRequest* request,
+                      v1::MremapResponse* response) override;
   grpc::Status ListMappings(grpc::ServerContext* context, const v1::ListMappingsRequest* request,
                             grpc::ServerWriter<v1::ListMappingsResponse>* writer) override;
   grpc::Status GetPoolStatistics(grpc::ServerContext* context, const v1::GetPoolStatisticsRequest* request,

@@ -96,6 +96,17 @@ class MAPBROKER_EXPORT Client {
   // Blocks while the daemon reads the range.
   absl::StatusOr<Mapping> Map(const MapOptions& options);
 
+  // The calls by pool address, for programs written for a machine without an MMU, which keep addresses and not objects.
+  // They say nothing of attachments and so are meant for sessions that attach the whole pool.
+  //
+  // munmap(2): EINVAL if no mapping of this session fits (U1, P4). Lengths are in bytes.
+  absl::Status Munmap(std::uint64_t address, std::uint64_t length);
+  // mremap(2): the new length in bytes, whole pages; the mapping stays where it is. Refusals: U3.
+  absl::StatusOr<std::uint64_t> Mremap(std::uint64_t address, std::uint64_t old_length, std::uint64_t new_length,
+                                       int flags = 0, std::uint64_t new_address = 0);
+  // Where the whole pool is attached: the byte at pool address 0. Null for Attach::kRegion.
+  std::byte* pool_base() const;
+
   // Calls `row` for every region of the pool (pid 0, L1) or every mapping of one process (L2) in address order, until
   // it returns false. ESRCH if the process has no session.
   absl::Status ListMappings(pid_t pid, const std::function<bool(const MappingRow&)>& row);

@@ -36,6 +36,24 @@ MAPBROKER_EXPORT void* mb_mmap(mb_session* session, void* addr, size_t length, i
 // munmap(2): `addr` as mb_mmap returned it. 0, or -1 with errno EINVAL if that is no mapping of the session (U1, P4).
 MAPBROKER_EXPORT int mb_munmap(mb_session* session, void* addr, size_t length);
 
+// mremap(2) (U3): changes the length of a private mapping in place, in bytes, within what it was made with (P6).
+// `old_address` as mb_mmap returned it; `flags` as for mremap(2), of which MREMAP_FIXED needs the same address as a
+// further argument. Returns the same address, or MB_MAP_FAILED with errno EINVAL, EFAULT, EPERM or ENOMEM.
+MAPBROKER_EXPORT void* mb_mremap(mb_session* session, void* old_address, size_t old_size, size_t new_size, int flags,
+                                 ... /* void *new_address */);
+
+// The calls that do not exist without an MMU (U4): always -1 with errno ENOSYS.
+MAPBROKER_EXPORT int mb_mprotect(mb_session* session, void* addr, size_t length, int prot);
+MAPBROKER_EXPORT int mb_msync(mb_session* session, void* addr, size_t length, int flags);
+MAPBROKER_EXPORT int mb_mlock(mb_session* session, const void* addr, size_t length);
+MAPBROKER_EXPORT int mb_munlock(mb_session* session, const void* addr, size_t length);
+MAPBROKER_EXPORT int mb_mlockall(mb_session* session, int flags);
+MAPBROKER_EXPORT int mb_munlockall(mb_session* session);
+MAPBROKER_EXPORT int mb_mincore(mb_session* session, void* addr, size_t length, unsigned char* vec);
+MAPBROKER_EXPORT int mb_madvise(mb_session* session, void* addr, size_t length, int advice);
+MAPBROKER_EXPORT int mb_remap_file_pages(mb_session* session, void* addr, size_t size, int prot, size_t pgoff,
+                                         int flags);
+
 // The sentence that explains the last failed call of this thread: the rule and what to do instead. Never NULL; valid
 // until the thread's next call.
 MAPBROKER_EXPORT const char* mb_strerror(void);

@@ -47,6 +47,14 @@ class MAPBROKER_EXPORT Mapping {
   // was empty already.
   absl::Status Unmap();
 
+  // mremap(2) (U3): changes the length in place, in bytes, rounded up to pages. ENOMEM past what the mapping was made
+  // with (P6), EPERM if it is or may be shared.
+  absl::Status Resize(std::uint64_t length);
+
+  // Gives up the object and keeps the mapping, until the session ends or Client::Munmap. Its pool address. Only for
+  // sessions that attach the whole pool; in others the memory is detached.
+  std::uint64_t Release();
+
  private:
   friend class Client;
   struct Impl;

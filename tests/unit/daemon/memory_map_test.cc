@@ -218,6 +218,56 @@ TEST_P(MemoryMapTest, AnonymousMemoryMayBeUnmappedInPartsByModernOnly) {
   EXPECT_EQ(map_.counts().mappings, 0u);
 }
 
+TEST_P(MemoryMapTest, ALengthChangesInPlaceWithinWhatWasMapped) {
+  const Grant grant = MapAnonymous(a_, 5);
+  const auto remap = [&](std::uint64_t old_pages, std::uint64_t new_pages) {
+    const auto length =
+        map_.Remap(a_, {.address = grant.address, .old_length = old_pages * kPage, .new_length = new_pages * kPage});
+    EXPECT_EQ(map_.Validate(), "");
+    return ErrnoOf(length.status());
+  };
+  EXPECT_EQ(remap(5, 2), 0);
+  EXPECT_THAT(Listed(100), ElementsAre(std::pair(grant.address, 2 * kPage)));
+  EXPECT_EQ(remap(5, 1), classic() ? EFAULT : EINVAL) << "the old length is wrong";
+  EXPECT_EQ(remap(2, 6), ENOMEM) << "P6";
+  EXPECT_EQ(remap(2, 0), EINVAL);
+  EXPECT_EQ(remap(2, 5), 0) << "growing back is possible";
+  EXPECT_EQ(remap(5, 3), 0);
+  EXPECT_EQ(Unmap(a_, grant.address, 3 * kPage), 0);
+  EXPECT_EQ(FreedPages(), 5u) << "all that was allocated comes back";
+}
+
+TEST_P(MemoryMapTest, OnlyAMappingOfOnesOwnChangesItsLength) {
+  const Grant shared = MapFile(a_, f_, 0, 4), own = MapFile(a_, f_, 0, 4, kReadWrite);
+  const auto remap = [&](SpaceId space, PoolAddress address) {
+    return ErrnoOf(map_.Remap(space, {.address = address, .old_length = 4 * kPage, .new_length = kPage}).status());
+  };
+  EXPECT_EQ(remap(a_, shared.address), EPERM);
+  EXPECT_EQ(remap(b_, own.address), EINVAL);
+  EXPECT_EQ(remap(a_, own.address + 1), EINVAL);
+  EXPECT_EQ(remap(a_, own.address), 0);
+}
+
+TEST_P(MemoryMapTest, MemoryPastAShrunkMappingIsNotLost) {
+  const Grant grant = MapAnonymous(a_, 10);
+  ASSERT_TRUE(map_.Remap(a_, {.address = grant.address, .old_length = 10 * kPage, .new_length = 6 * kPage}).ok());
+  if (classic()) {
+    EXPECT_EQ(Unmap(a_, grant.address, 0), 0);
+    EXPECT_EQ(FreedPages(), 10u);
+    return;
+  }
+  std::uint64_t freed = 0;
+  EXPECT_EQ(Unmap(a_, grant.address + 2 * kPage, kPage), 0) << "the middle";
+  freed += FreedPages();
+  EXPECT_EQ(Unmap(a_, grant.address + 4 * kPage, 2 * kPage), 0) << "the tail, with what lies behind it";
+  freed += FreedPages();
+  EXPECT_EQ(Unmap(a_, grant.address, 2 * kPage), 0);
+  freed += FreedPages();
+  EXPECT_EQ(Unmap(a_, grant.address + 3 * kPage, kPage), 0);
+  freed += FreedPages();
+  EXPECT_EQ(freed, 10u);
+}
+
 TEST_P(MemoryMapTest, LengthsAreListedAsTheProfileSays) {
   const Grant grant = *Map(a_, {.length = 5000, .prot = kReadWrite, .flags = MAP_PRIVATE | MAP_ANONYMOUS}, nullptr);
   EXPECT_EQ(grant.length, classic() ? 5000u : 2 * kPage) << "P8";

@@ -1,0 +1,368 @@
+#include "client/mapctl/replay/player.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "mapbroker/error.h"
+
+namespace mapbroker::mapctl {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::uint64_t kPage = 4096;
+
+// Operations that a process carries out as they stand, and those that need its names resolved first.
+const std::set<std::string> kPlain{
+    "open",       "close",      "ftruncate", "size",    "unlink",          "set_append_only",
+    "write_file", "read_file",  "mprotect",  "msync",   "mlock",           "munlock",
+    "mlockall",   "munlockall", "mincore",   "madvise", "remap_file_pages"};
+
+// Contents as scenarios write them: one byte value, a few bytes, or runs of bytes.
+json Contents(const std::string& hex, const json& want) {
+  json contents{{"ok", true}};
+  const std::string bytes = absl::HexStringToBytes(hex);
+  const auto hex_of = [](char byte) { return absl::BytesToHexString({&byte, 1}); };
+  if (want.contains("bytes_hex")) {
+    contents["bytes_hex"] = hex;
+  } else if (want.contains("runs")) {
+    json runs = json::array();
+    for (std::size_t at = 0; at < bytes.size();) {
+      const std::size_t end = std::min(bytes.find_first_not_of(bytes[at], at), bytes.size());
+      runs.push_back({{"byte", hex_of(bytes[at])}, {"count", end - at}});
+      at = end;
+    }
+    contents["runs"] = runs;
+  } else if (!bytes.empty() && bytes.find_first_not_of(bytes[0]) == std::string::npos) {
+    contents["all"] = hex_of(bytes[0]);
+  } else {
+    contents["bytes_hex"] = hex.substr(0, 128);
+  }
+  return contents;
+}
+
+std::string PatternOf(const json& content) {
+  const std::uint64_t count = NumberOf(content, "count");
+  if (content.contains("byte")) return std::string(count, static_cast<char>(NumberOf(content, "byte")));
+  std::string text(count, '\0');
+  for (std::uint64_t i = 0; i < count; ++i) text[i] = static_cast<char>(0x41 + i / kPage % 26);
+  return text;
+}
+
+// Undoes set_append_only.
+void AllowRemoval(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  int flags = 0;
+  if (fd >= 0 && ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0 && (flags & FS_APPEND_FL) != 0) {
+    flags &= ~FS_APPEND_FL;
+    ioctl(fd, FS_IOC_SETFLAGS, &flags);
+  }
+  if (fd >= 0) close(fd);
+}
+
+}  // namespace
+
+void Player::Play(const Scenario& scenario, const std::function<void(const Step&, const Outcome&)>& report) {
+  for (const Step& step : scenario.steps) {
+    report(step, Do(scenario, step));
+    if (step.want.contains("kernel_bug")) break;  // what follows was never carried out
+  }
+  for (auto& [name, worker] : workers_) {
+    const pid_t pid = worker.pid();
+    worker.Exit();
+    WaitUntilGone(pid);
+  }
+  workers_.clear();
+  for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
+    AllowRemoval(entry.path());
+    std::filesystem::remove_all(entry);
+  }
+}
+
+Outcome Player::Do(const Scenario& scenario, const Step& step) {
+  const Outcome not_applicable{Outcome::Kind::kNotApplicable, nullptr};
+  if (step.want.contains("skipped") || step.want.contains("kernel_bug")) return not_applicable;
+  json got;
+  try {
+    got = CarryOut(step);
+  } catch (const std::exception& error) {  // an argument that is none
+    got = {{"bad_step", error.what()}};
+  }
+  if (got.is_null()) {
+    unknown_.insert(step.as);
+    return not_applicable;
+  }
+  if (!IsComparable(scenario, step)) return {Outcome::Kind::kNotApplicable, got};
+  for (const auto& [key, value] : step.want.items()) {
+    if (key == "log" || key == "unrepresentable") continue;
+    if (!got.contains(key) || got[key] != value) return {Outcome::Kind::kDiffers, got};
+  }
+  return {Outcome::Kind::kAgrees, got};
+}
+
+bool Player::IsComparable(const Scenario& scenario, const Step& step) const {
+  if (step.arguments.value("unspecified", false) || step.arguments.value("made_unspecified", false)) return false;
+  if (MentionsUnknown(step.want)) return false;
+  if (!scenario.HasTag("same-process-overlap")) return true;
+  // The recording kernel's list loses or repeats entries then.
+  return step.op != "maps" && !(step.op == "munmap" && overlapping_.contains(step.arguments.value("at", "")));
+}
+
+// Whether an outcome names a mapping that a step which is not applicable would have made.
+bool Player::MentionsUnknown(const json& want) const {
+  const auto unknown = [&](const json& name) { return name.is_string() && unknown_.contains(name.get<std::string>()); };
+  for (const char* list : {"maps", "inside", "covers"}) {
+    for (const auto& entry : want.value(list, json::array())) {
+      if (unknown(entry.value("at", json())) || unknown(entry.value("name", json()))) return true;
+    }
+  }
+  const json same = want.value("same_as", json::array());
+  return std::any_of(same.begin(), same.end(), unknown);
+}
+
+json Player::CarryOut(const Step& step) {
+  if (step.op == "provide") return Provide(step);
+  if (step.proc.empty()) return nullptr;
+  // A name that a step which is not applicable would have made.
+  for (const char* key : {"at", "fd", "id", "addr"}) {
+    if (step.arguments.contains(key) && step.arguments[key].is_string() &&
+        unknown_.contains(step.arguments[key].get<std::string>())) {
+      return nullptr;
+    }
+  }
+  if (step.op == "exit" || step.op == "kill") return End(step);
+  Worker* worker = WorkerOf(step.proc);
+  if (worker == nullptr) return {{"errno", "ECHILD"}};
+  if (step.op == "start") return {{"ok", true}};
+  if (step.op == "mmap") return Mmap(step, *worker);
+  if (step.op == "mmap_many") return MmapMany(step, *worker);
+  if (step.op == "munmap") return Munmap(step, *worker);
+  if (step.op == "mremap") return Mremap(step, *worker);
+  if (step.op == "load" || step.op == "store") return Load(step, *worker);
+  if (step.op == "maps") return Maps(step, *worker);
+  if (!kPlain.contains(step.op)) return nullptr;
+  json order = step.arguments;
+  if (order.contains("path")) {
+    order["path"] = RealPath(order["path"].get<std::string>());
+    if (order["path"] == "") return nullptr;
+  }
+  const json answer = worker->Ask(order);
+  if (step.op != "read_file" || !answer.contains("contents")) return answer;
+  json contents = Contents(answer["contents"], step.want);
+  contents["count"] = answer["count"];
+  return contents;
+}
+
+json Player::Provide(const Step& step) {
+  const std::string path = RealPath(step.arguments.value("path", ""));
+  // Only files of the host's disk can be made here.
+  if (path.empty() || path.rfind(directory_, 0) != 0) {
+    unknown_.insert(step.arguments.value("path", ""));
+    return nullptr;
+  }
+  std::ofstream(path) << PatternOf(step.arguments.value("content", json::object()));
+  return {{"ok", true}};
+}
+
+json Player::Mmap(const Step& step, Worker& worker) {
+  json order = step.arguments;
+  std::uint64_t requested = 0;
+  if (!AddressOf(step, "addr", "addr_delta", requested)) return nullptr;
+  order["address"] = requested;
+  const json answer = worker.Ask(order);
+  if (!answer.contains("address")) return answer;
+
+  const std::uint64_t start = answer["address"], length = answer["length"], end = start + length;
+  json same = json::array(), inside = json::array(), covers = json::array();
+  for (const Piece& piece : pieces_) {
+    if (piece.start == start) same.push_back(piece.name);
+    if (piece.start < start && start < piece.start + piece.length) {
+      inside.push_back({{"name", piece.name}, {"delta", start - piece.start}});
+    }
+    if (start < piece.start && piece.start < end) {
+      covers.push_back({{"name", piece.name}, {"delta", piece.start - start}});
+    }
+    if (piece.proc == step.proc && piece.start < end && start < piece.start + piece.length) {
+      overlapping_.insert({piece.name, step.as});
+    }
+  }
+  names_.push_back(step.as);
+  made_at_[step.as] = start;
+  pieces_.push_back({step.as, step.proc, start, start, length});
+  return {{"ok", true},
+          {"page_aligned", start % kPage == 0},
+          {"same_as", same},
+          {"length", length},
+          {"inside", inside},
+          {"covers", covers},
+          {"at_requested", start == requested}};
+}
+
+json Player::MmapMany(const Step& step, Worker& worker) {
+  json order = step.arguments;
+  order["op"] = "mmap";
+  order["prot"] = {"READ", "WRITE"};
+  std::uint64_t made = 0;
+  for (; made < NumberOf(step.arguments, "count"); ++made) {
+    const json answer = worker.Ask(order);
+    if (!answer.contains("address")) return answer;
+  }
+  return {{"ok", true}, {"made", made}};
+}
+
+json Player::Munmap(const Step& step, Worker& worker) {
+  json order = step.arguments;
+  std::uint64_t start = 0;
+  if (!AddressOf(step, "at", "delta", start) || HitsAnotherMapping(step, start)) return nullptr;
+  order["address"] = start;
+  json answer = worker.Ask(order);
+  if (!answer.contains("ok")) return answer;
+  // What is left of the mapping, for the places that later steps are compared by.
+  const auto piece = std::find_if(pieces_.begin(), pieces_.end(), [&](const Piece& at) {
+    return at.proc == step.proc && at.start <= start && start < at.start + at.length &&
+           (at.name == step.arguments["at"] || at.start != start);
+  });
+  if (piece == pieces_.end()) return answer;
+  const Piece whole = *piece;
+  pieces_.erase(piece);
+  const std::uint64_t length = NumberOf(step.arguments, "length");
+  const std::uint64_t end = length == 0 ? whole.start + whole.length : start + (length + kPage - 1) / kPage * kPage;
+  if (whole.start < start) pieces_.push_back({whole.name, whole.proc, whole.made_at, whole.start, start - whole.start});
+  if (end < whole.start + whole.length) {
+    pieces_.push_back({whole.name, whole.proc, whole.made_at, end, whole.start + whole.length - end});
+  }
+  return answer;
+}
+
+json Player::Mremap(const Step& step, Worker& worker) {
+  json order = step.arguments;
+  std::uint64_t start = 0, target = 0;
+  if (!AddressOf(step, "at", "delta", start) || !AddressOf(step, "new_addr", "new_addr_delta", target)) return nullptr;
+  order["address"] = start;
+  order["new_address"] = target;
+  const json answer = worker.Ask(order);
+  if (!answer.contains("ok")) return answer;
+  for (Piece& piece : pieces_) {
+    if (piece.proc == step.proc && piece.start == start) piece.length = answer["length"];
+  }
+  return {{"ok", true}, {"moved", false}};
+}
+
+json Player::Load(const Step& step, Worker& worker) {
+  json order = step.arguments;
+  std::uint64_t address = 0;
+  if (!AddressOf(step, "at", "delta", address)) return nullptr;
+  order["address"] = address;
+  const json answer = worker.Ask(order);
+  return answer.contains("contents") ? Contents(answer["contents"], step.want) : answer;
+}
+
+json Player::Maps(const Step& step, Worker& worker) {
+  const json answer = worker.Ask(step.arguments);
+  if (!answer.contains("rows")) return answer;
+  std::vector<std::pair<std::size_t, json>> rows;  // by order of creation
+  std::vector<Piece> unlisted = pieces_;
+  for (const auto& row : answer["rows"]) {
+    json listed{{"at", nullptr},           {"delta", 0},     {"length", row["length"]}, {"perms", row["perms"]},
+                {"offset", row["offset"]}, {"file", nullptr}};
+    if (row["path"] != "") listed["file"] = ScenarioPath(row["path"]);
+    std::size_t created = names_.size();
+    const auto piece = std::find_if(unlisted.begin(), unlisted.end(), [&](const Piece& at) {
+      return at.proc == step.proc && at.start == row["start"] && at.length == row["length"];
+    });
+    if (piece != unlisted.end()) {
+      listed["at"] = piece->name;
+      listed["delta"] = piece->start - piece->made_at;
+      created = static_cast<std::size_t>(std::find(names_.begin(), names_.end(), piece->name) - names_.begin());
+      unlisted.erase(piece);
+    }
+    rows.emplace_back(created, std::move(listed));
+  }
+  std::stable_sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.first, a.second["delta"].template get<std::uint64_t>()) <
+           std::pair(b.first, b.second["delta"].template get<std::uint64_t>());
+  });
+  json maps = json::array();
+  for (auto& [created, row] : rows) maps.push_back(std::move(row));
+  return {{"ok", true}, {"maps", maps}};
+}
+
+json Player::End(const Step& step) {
+  const auto found = workers_.find(step.proc);
+  if (found == workers_.end()) return {{"ok", true}};
+  const pid_t pid = found->second.pid();
+  step.op == "kill" ? found->second.Kill() : found->second.Exit();
+  WaitUntilGone(pid);
+  workers_.erase(found);
+  std::erase_if(pieces_, [&](const Piece& piece) { return piece.proc == step.proc; });
+  return {{"ok", true}};
+}
+
+// Whether an address past the mapping that a step names happens to lie in another one of the process: what mappings
+// adjoin is the allocator's luck, there and here.
+bool Player::HitsAnotherMapping(const Step& step, std::uint64_t address) const {
+  bool in_own = false, in_another = false;
+  for (const Piece& piece : pieces_) {
+    if (piece.proc != step.proc || address < piece.start || address >= piece.start + piece.length) continue;
+    (piece.name == step.arguments.value("at", "") ? in_own : in_another) = true;
+  }
+  return in_another && !in_own && NumberOf(step.arguments, "delta") != 0;
+}
+
+Worker* Player::WorkerOf(const std::string& proc) {
+  const auto found = workers_.find(proc);
+  if (found != workers_.end()) return &found->second;
+  absl::StatusOr<Worker> worker = Worker::Start(program_, runtime_dir_);
+  if (!worker.ok()) return nullptr;
+  return &workers_.emplace(proc, *std::move(worker)).first->second;
+}
+
+void Player::WaitUntilGone(pid_t pid) {
+  // The daemon learns of the end by itself, a moment after we do.
+  while (ErrnoOf(client_.ListMappings(pid, [](const MappingRow&) { return false; })) == 0) std::this_thread::yield();
+}
+
+bool Player::AddressOf(const Step& step, const char* key, const char* delta_key, std::uint64_t& address) const {
+  const auto found = step.arguments.find(key);
+  if (found == step.arguments.end()) return true;
+  const std::uint64_t delta = NumberOf(step.arguments, delta_key);
+  if (!found->is_string() || found->get<std::string>().rfind("0x", 0) == 0) {
+    address = NumberOf(step.arguments, key) + delta;
+    return true;
+  }
+  const std::string name = *found;
+  const auto made = made_at_.find(name);
+  if (made == made_at_.end()) return false;
+  address = made->second + delta;
+  return true;
+}
+
+std::string Player::RealPath(const std::string& path) const {
+  static const std::set<std::string> kDevices{"null", "full", "random", "urandom"};
+  if (path == "pipe" || path == "socket" || path == "eventfd") return path;
+  if (path == "dir") return directory_;
+  const std::size_t colon = path.find(':');
+  if (colon == std::string::npos) return "";
+  const std::string kind = path.substr(0, colon), rest = path.substr(colon + 1);
+  if (kind == "disk") return directory_ + rest;
+  if (kind == "proc") return "/proc" + rest;
+  if (kind == "dev" && kDevices.contains(rest)) return "/dev/" + rest;
+  return "";
+}
+
+std::string Player::ScenarioPath(const std::string& path) const {
+  return path.rfind(directory_, 0) == 0 ? "disk:" + path.substr(directory_.size()) : path;
+}
+
+}  // namespace mapbroker::mapctl

@@ -1,0 +1,322 @@
+#include "client/mapctl/replay/worker.h"
+
+#include <asm/mman.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "client/mapctl/replay/scenario.h"
+#include "mapbroker/client.h"
+#include "mapbroker/error.h"
+#include "mapbroker/mapbroker.h"
+
+extern char** environ;
+
+namespace mapbroker::mapctl {
+namespace {
+
+using nlohmann::json;
+
+json Done() { return {{"ok", true}}; }
+json Failed(int error) { return {{"errno", strerrorname_np(error)}}; }
+json Answer(const absl::Status& status) { return status.ok() ? Done() : Failed(ErrnoOf(status)); }
+json Answer(bool succeeded) { return succeeded ? Done() : Failed(errno); }
+
+// Bits by their names; the recorder's UNKNOWN_BIT is one that no kernel knows.
+using Names = std::map<std::string, std::uint64_t>;
+const Names kProt{
+    {"READ", PROT_READ}, {"WRITE", PROT_WRITE}, {"EXEC", PROT_EXEC}, {"SEM", PROT_SEM}, {"UNKNOWN_BIT", 0x40}};
+const Names kMapFlags{
+    {"SHARED", MAP_SHARED},       {"PRIVATE", MAP_PRIVATE},       {"SHARED_VALIDATE", MAP_SHARED_VALIDATE},
+    {"ANONYMOUS", MAP_ANONYMOUS}, {"FIXED", MAP_FIXED},           {"FIXED_NOREPLACE", MAP_FIXED_NOREPLACE},
+    {"SYNC", MAP_SYNC},           {"LOCKED", MAP_LOCKED},         {"POPULATE", MAP_POPULATE},
+    {"UNINITIALIZED", 0x4000000}, {"NORESERVE", MAP_NORESERVE},   {"GROWSDOWN", MAP_GROWSDOWN},
+    {"STACK", MAP_STACK},         {"HUGETLB", MAP_HUGETLB},       {"NONBLOCK", MAP_NONBLOCK},
+    {"DENYWRITE", MAP_DENYWRITE}, {"EXECUTABLE", MAP_EXECUTABLE}, {"UNKNOWN_BIT", 0x8000000}};
+const Names kRemapFlags{
+    {"MAYMOVE", MREMAP_MAYMOVE}, {"FIXED", MREMAP_FIXED}, {"DONTUNMAP", MREMAP_DONTUNMAP}, {"UNKNOWN_BIT", 64}};
+const Names kOpenFlags{{"O_RDONLY", O_RDONLY}, {"O_WRONLY", O_WRONLY}, {"O_RDWR", O_RDWR},
+                       {"O_APPEND", O_APPEND}, {"O_PATH", O_PATH},     {"O_CREAT", O_CREAT},
+                       {"O_TRUNC", O_TRUNC},   {"O_EXCL", O_EXCL},     {"O_DIRECTORY", O_DIRECTORY}};
+
+// Throws std::out_of_range for a name that is none.
+std::uint64_t BitsOf(const json& order, const char* key, const Names& names) {
+  std::uint64_t bits = 0;
+  for (const auto& name : order.value(key, json::array())) bits |= names.at(name.get<std::string>());
+  return bits;
+}
+
+class Process {
+ public:
+  Process(Client client, mb_session* c_session) : client_(std::move(client)), c_session_(c_session) {}
+
+  json CarryOut(const json& order) {
+    static const std::map<std::string, json (Process::*)(const json&)> kOrders{
+        {"open", &Process::Open},
+        {"close", &Process::Close},
+        {"ftruncate", &Process::Truncate},
+        {"size", &Process::Size},
+        {"unlink", &Process::Unlink},
+        {"set_append_only", &Process::SetAppendOnly},
+        {"write_file", &Process::WriteFile},
+        {"read_file", &Process::ReadFile},
+        {"mmap", &Process::Mmap},
+        {"munmap", &Process::Munmap},
+        {"mremap", &Process::Mremap},
+        {"load", &Process::Load},
+        {"store", &Process::Store},
+        {"maps", &Process::Maps},
+    };
+    const std::string op = order.at("op");
+    if (const auto found = kOrders.find(op); found != kOrders.end()) return (this->*found->second)(order);
+    return NoSuchCall(op);
+  }
+
+ private:
+  int FdOf(const json& order) const {
+    // A number is one that the scenario chose, not one that it was given.
+    if (const auto fd = order.find("fd"); fd != order.end() && fd->is_number()) return fd->get<int>();
+    const auto found = fds_.find(order.value("fd", ""));
+    return found == fds_.end() ? -1 : found->second;
+  }
+
+  // "path": a real path, or one of the kinds without one.
+  json Open(const json& order) {
+    const std::string path = order.at("path");
+    const int flags = static_cast<int>(BitsOf(order, "flags", kOpenFlags)) | O_CLOEXEC;
+    int fd;
+    if (path == "pipe") {
+      int ends[2];
+      fd = pipe2(ends, O_CLOEXEC) == 0 ? ends[0] : -1;
+    } else if (path == "socket") {
+      fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    } else if (path == "eventfd") {
+      fd = eventfd(0, EFD_CLOEXEC);
+    } else {
+      fd = open(path.c_str(), flags, 0755);
+    }
+    if (fd < 0) return Failed(errno);
+    fds_[order.at("as")] = fd;
+    return Done();
+  }
+  json Close(const json& order) {
+    const int fd = FdOf(order);
+    fds_.erase(order.value("fd", ""));
+    return Answer(close(fd) == 0);
+  }
+  json Truncate(const json& order) {
+    return Answer(ftruncate(FdOf(order), static_cast<off_t>(NumberOf(order, "size"))) == 0);
+  }
+  json Size(const json& order) {
+    struct stat stat;
+    if (fstat(FdOf(order), &stat) != 0) return Failed(errno);
+    return {{"ok", true}, {"size", stat.st_size}};
+  }
+  json Unlink(const json& order) { return Answer(unlink(order.at("path").get<std::string>().c_str()) == 0); }
+  json SetAppendOnly(const json& order) {
+    int flags = 0;
+    const int fd = FdOf(order);
+    if (ioctl(fd, FS_IOC_GETFLAGS, &flags) != 0) return Failed(errno);
+    flags |= FS_APPEND_FL;
+    return Answer(ioctl(fd, FS_IOC_SETFLAGS, &flags) == 0);
+  }
+  json WriteFile(const json& order) {
+    const std::string text = order.contains("text")
+                                 ? order["text"].get<std::string>()
+                                 : std::string(NumberOf(order, "count"), static_cast<char>(NumberOf(order, "byte")));
+    const ssize_t count = pwrite(FdOf(order), text.data(), text.size(), static_cast<off_t>(NumberOf(order, "offset")));
+    if (count < 0) return Failed(errno);
+    return {{"ok", true}, {"count", count}};
+  }
+  json ReadFile(const json& order) {
+    std::string text(NumberOf(order, "count"), '\0');
+    const ssize_t count = pread(FdOf(order), text.data(), text.size(), static_cast<off_t>(NumberOf(order, "offset")));
+    if (count < 0) return Failed(errno);
+    return {{"ok", true},
+            {"count", count},
+            {"contents", absl::BytesToHexString(text.substr(0, static_cast<std::size_t>(count)))}};
+  }
+
+  json Mmap(const json& order) {
+    auto mapping = client_.Map({.length = NumberOf(order, "length"),
+                                .prot = static_cast<int>(BitsOf(order, "prot", kProt)),
+                                .flags = static_cast<int>(BitsOf(order, "flags", kMapFlags)),
+                                .fd = FdOf(order),
+                                .offset = NumberOf(order, "offset"),
+                                .address = NumberOf(order, "address")});
+    if (!mapping.ok()) return Answer(mapping.status());
+    const std::uint64_t length = mapping->length();
+    return {{"ok", true}, {"address", mapping->Release()}, {"length", length}};
+  }
+  json Munmap(const json& order) {
+    return Answer(client_.Munmap(NumberOf(order, "address"), NumberOf(order, "length")));
+  }
+  json Mremap(const json& order) {
+    const auto length =
+        client_.Mremap(NumberOf(order, "address"), NumberOf(order, "old_length"), NumberOf(order, "new_length"),
+                       static_cast<int>(BitsOf(order, "flags", kRemapFlags)), NumberOf(order, "new_address"));
+    if (!length.ok()) return Answer(length.status());
+    return {{"ok", true}, {"length", *length}};
+  }
+  json Load(const json& order) {
+    const auto* from = reinterpret_cast<const char*>(client_.pool_base()) + NumberOf(order, "address");
+    return {{"ok", true}, {"contents", absl::BytesToHexString({from, NumberOf(order, "count")})}};
+  }
+  json Store(const json& order) {
+    std::memset(client_.pool_base() + NumberOf(order, "address"), static_cast<int>(NumberOf(order, "byte")),
+                NumberOf(order, "count"));
+    return Done();
+  }
+  json Maps(const json&) {
+    json rows = json::array();
+    const absl::Status status = client_.ListMappings(getpid(), [&](const MappingRow& row) {
+      rows.push_back({{"start", row.start},
+                      {"length", row.end - row.start},
+                      {"perms", row.perms},
+                      {"offset", row.offset},
+                      {"path", row.path}});
+      return true;
+    });
+    if (!status.ok()) return Answer(status);
+    return {{"ok", true}, {"rows", rows}};
+  }
+
+  // U4; the arguments do not matter.
+  json NoSuchCall(const std::string& op) {
+    int result = 0;
+    if (op == "mprotect")
+      result = mb_mprotect(c_session_, nullptr, 0, 0);
+    else if (op == "msync")
+      result = mb_msync(c_session_, nullptr, 0, 0);
+    else if (op == "mlock")
+      result = mb_mlock(c_session_, nullptr, 0);
+    else if (op == "munlock")
+      result = mb_munlock(c_session_, nullptr, 0);
+    else if (op == "mlockall")
+      result = mb_mlockall(c_session_, 0);
+    else if (op == "munlockall")
+      result = mb_munlockall(c_session_);
+    else if (op == "mincore")
+      result = mb_mincore(c_session_, nullptr, 0, nullptr);
+    else if (op == "madvise")
+      result = mb_madvise(c_session_, nullptr, 0, 0);
+    else if (op == "remap_file_pages")
+      result = mb_remap_file_pages(c_session_, nullptr, 0, 0, 0, 0);
+    return Answer(result == 0);
+  }
+
+  Client client_;
+  mb_session* c_session_;
+  std::map<std::string, int> fds_;
+};
+
+}  // namespace
+
+int WorkerMain(const std::string& runtime_dir) {
+  absl::StatusOr<Client> client = Client::Connect({.runtime_dir = runtime_dir, .attach = Attach::kWholePool});
+  mb_session* c_session = mb_connect(runtime_dir.c_str());
+  if (!client.ok() || c_session == nullptr) {
+    std::cerr << "mapctl: " << (client.ok() ? mb_strerror() : std::string(client.status().message())) << '\n';
+    return EXIT_FAILURE;
+  }
+  Process process(*std::move(client), c_session);
+  std::string line;
+  while (std::getline(std::cin, line)) {
+    json answer;
+    try {
+      answer = process.CarryOut(json::parse(line));
+    } catch (const std::exception& error) {
+      answer = {{"bad_step", error.what()}};
+    }
+    std::cout << answer << std::endl;
+  }
+  mb_disconnect(c_session);
+  return EXIT_SUCCESS;
+}
+
+absl::StatusOr<Worker> Worker::Start(const std::string& program, const std::string& runtime_dir) {
+  int orders[2], answers[2];
+  if (pipe2(orders, O_CLOEXEC) != 0 || pipe2(answers, O_CLOEXEC) != 0) {
+    return absl::InternalError(absl::StrCat("cannot make a pipe: ", std::strerror(errno)));
+  }
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, orders[0], STDIN_FILENO);
+  posix_spawn_file_actions_adddup2(&actions, answers[1], STDOUT_FILENO);
+  std::vector<std::string> words{program, "--runtime-dir", runtime_dir, "replay-worker"};
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  pid_t pid;
+  const int error = posix_spawn(&pid, program.c_str(), &actions, nullptr, argv.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  close(orders[0]);
+  close(answers[1]);
+  if (error != 0) {
+    close(orders[1]);
+    close(answers[0]);
+    return absl::InternalError(absl::StrCat("cannot start ", program, ": ", std::strerror(error)));
+  }
+  return Worker(pid, fdopen(orders[1], "w"), fdopen(answers[0], "r"));
+}
+
+Worker::Worker(Worker&& other) noexcept
+    : pid_(std::exchange(other.pid_, 0)),
+      orders_(std::exchange(other.orders_, nullptr)),
+      answers_(std::exchange(other.answers_, nullptr)) {}
+
+Worker::~Worker() {
+  if (pid_ != 0) Kill();
+}
+
+json Worker::Ask(const json& order) {
+  const std::string line = order.dump() + "\n";
+  char* text = nullptr;
+  std::size_t size = 0;
+  json answer{{"errno", "ECHILD"}};
+  if (std::fwrite(line.data(), 1, line.size(), orders_) == line.size() && std::fflush(orders_) == 0 &&
+      getline(&text, &size, answers_) > 0) {
+    answer = json::parse(text);
+  }
+  std::free(text);
+  return answer;
+}
+
+void Worker::Exit() {
+  std::fclose(std::exchange(orders_, nullptr));
+  Reap();
+}
+
+void Worker::Kill() {
+  kill(pid_, SIGKILL);
+  Reap();
+}
+
+void Worker::Reap() {
+  waitpid(pid_, nullptr, 0);
+  pid_ = 0;
+  if (orders_ != nullptr) std::fclose(std::exchange(orders_, nullptr));
+  std::fclose(std::exchange(answers_, nullptr));
+}
+
+}  // namespace mapbroker::mapctl
