@@ -204,8 +204,13 @@ Statistics Broker::GetStatistics() const {
   return statistics;
 }
 
-void Broker::CheckStructures() const {
+// After every change while there is little to check; with many mappings at intervals, so that the cost of a change stays
+// bounded.
+void Broker::CheckStructures() {
 #ifdef MAPBROKER_VALIDATE
+  constexpr std::uint64_t kMappingsCheckedForAChange = 256;
+  if (++unchecked_changes_ * kMappingsCheckedForAChange < map_.counts().mappings) return;
+  unchecked_changes_ = 0;
   if (const std::string fault = map_.Validate(); !fault.empty()) {
     spdlog::critical("the memory map contradicts itself: {}", fault);
     std::abort();

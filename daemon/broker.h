@@ -75,7 +75,7 @@ class Broker {
                                                   const Fill& fill);
   bool WithdrawIfUnwanted(nommu::Region* region, const Fill& fill);
   void Free(const std::vector<nommu::Extent>& extents);
-  void CheckStructures() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CheckStructures() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const nommu::Profile& profile_;
   shm::PagePool& pages_;
@@ -85,6 +85,7 @@ class Broker {
   nommu::MemoryMap map_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<const nommu::Region*, std::shared_ptr<Fill>> fills_ ABSL_GUARDED_BY(mutex_);
   std::uint64_t fills_total_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::uint64_t unchecked_changes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace mapbroker

@@ -74,8 +74,8 @@ absl::Status Replay(const ReplayArguments& arguments, const Context& context, bo
   const std::string program = std::filesystem::read_symlink("/proc/self/exe");
   std::map<bool, Arena> arenas;  // by whether they are large; made when first needed
   Counts counts;
-  for (const auto& [name, scenarios] : files) {
-    for (const Scenario& scenario : scenarios) {
+  for (const auto& file : files) {
+    for (const Scenario& scenario : file.second) {
       auto arena = arenas.find(scenario.large);
       if (arena == arenas.end()) {
         absl::StatusOr<Arena> made = Arena::Make(program, context.runtime_dir, arguments.profile, scenario.large);
@@ -94,7 +94,7 @@ absl::Status Replay(const ReplayArguments& arguments, const Context& context, bo
             break;
           case Outcome::Kind::kDiffers:
             ++counts.differ;
-            PrintDifference(name, scenario, step, outcome.got, context.json);
+            PrintDifference(file.first, scenario, step, outcome.got, context.json);
         }
       });
     }

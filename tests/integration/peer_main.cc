@@ -95,20 +95,19 @@ void Obey(Session& session, const std::string& line) {
 }  // namespace mapbroker::testing
 
 int main(int, char** argv) {
-  using namespace mapbroker;
-  ConnectOptions options;
+  mapbroker::ConnectOptions options;
   options.runtime_dir = argv[1];
-  options.attach = argv[2] == std::string("whole-pool") ? Attach::kWholePool : Attach::kRegion;
+  options.attach = argv[2] == std::string("whole-pool") ? mapbroker::Attach::kWholePool : mapbroker::Attach::kRegion;
   options.read_only = argv[3] == std::string("read-only");
-  absl::StatusOr<Client> client = Client::Connect(options);
+  auto client = mapbroker::Client::Connect(options);
   if (!client.ok()) {
     std::cout << client.status() << std::endl;
     return 1;
   }
   std::cout << "connected" << std::endl;
   // Never destroyed: a process that ends unmaps nothing by itself.
-  static auto* const session = new testing::Session;
+  static auto* const session = new mapbroker::testing::Session;
   session->client = *std::move(client);
-  for (std::string line; std::getline(std::cin, line);) testing::Obey(*session, line);
+  for (std::string line; std::getline(std::cin, line);) mapbroker::testing::Obey(*session, line);
   return 0;
 }

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
 
 namespace mapbroker {
@@ -25,12 +26,15 @@ TEST(ParseSize, RefusesWhatIsNoSize) {
 
 class ConfigFileTest : public ::testing::Test {
  protected:
+  ~ConfigFileTest() override { std::filesystem::remove(path_); }
   absl::Status Read(const std::string& text) {
     std::ofstream(path_) << text;
     return ReadConfigFile(path_, config_);
   }
   std::string Complaint(const std::string& text) { return std::string(Read(text).message()); }
-  const std::string path_ = ::testing::TempDir() + "mapbroker-config-test.toml";
+  // Tests run side by side: each has its own file.
+  const std::string path_ =
+      ::testing::TempDir() + "mapbroker-config-" + ::testing::UnitTest::GetInstance()->current_test_info()->name();
   Config config_;
 };
 
