@@ -1,6 +1,7 @@
 #include "daemon/broker.h"
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cstdlib>
 #include <fstream>
@@ -36,7 +37,7 @@ nommu::SpaceId Broker::OpenSpace(pid_t pid) {
 }
 
 bool Broker::CloseSpace(nommu::SpaceId space) {
-  std::vector<nommu::Extent> freed;
+  std::vector<nommu::Freed> freed;
   bool gone;
   {
     shm::MutexLock lock(mutex_);
@@ -48,23 +49,40 @@ bool Broker::CloseSpace(nommu::SpaceId space) {
 }
 
 absl::StatusOr<nommu::Grant> Broker::Mmap(session::Session& caller, const nommu::MapRequest& request, int fd) {
+  return Map(caller, request, request.anonymous() ? nullptr : caller.File(fd));
+}
+
+absl::StatusOr<nommu::Grant> Broker::Map(const session::Session& caller, const nommu::MapRequest& request,
+                                         const FilePointer& file) {
   if (caller.read_only() && (request.prot & PROT_WRITE) != 0) {
     return Refuse(EACCES, "", "the session is read-only: connect without read_only to map memory writable");
   }
-  const std::shared_ptr<backing::Backing> file = request.anonymous() ? nullptr : caller.File(fd);
+  absl::StatusOr<nommu::Grant> granted = TryMap(caller, request, file, /*may_be_direct=*/true);
+  // S10: the device sites no mapping there, so it is asked for a copy.
+  if (nommu::ErrnoOf(granted.status()) == ENOSYS && nommu::RuleOf(granted.status()) == "S10") {
+    granted = TryMap(caller, request, file, /*may_be_direct=*/false);
+  }
+  if (nommu::RuleOf(granted.status()) == "M22") {
+    spdlog::warn("session {}: no contiguous run for mmap of length {} from process {} ({})", caller.id(),
+                 request.length, caller.peer().pid, CommandOf(caller.peer().pid));
+  }
+  return granted;
+}
 
+absl::StatusOr<nommu::Grant> Broker::TryMap(const session::Session& caller, const nommu::MapRequest& request,
+                                            const FilePointer& file, bool may_be_direct) {
   // May I, what kind, where: under the lock, without I/O.
   nommu::Reservation reservation;
   std::shared_ptr<Fill> fill;
   {
     shm::MutexLock lock(mutex_);
     if (!map_.HasSpace(caller.space())) return SessionEnded();
-    absl::StatusOr<nommu::Reservation> reserved = map_.Reserve(request, file);
+    absl::StatusOr<nommu::Reservation> reserved = map_.Reserve(request, file, may_be_direct);
     if (!reserved.ok()) return reserved.status();
     reservation = *reserved;
     if (reservation.created) {
       fill = fills_[reservation.region] = std::make_shared<Fill>();
-      if (file != nullptr) ++fills_total_;
+      if (file != nullptr && reservation.region->kind != nommu::MappingKind::kDirect) ++fills_total_;
     } else if (const auto running = fills_.find(reservation.region); running != fills_.end()) {
       fill = running->second;
     }
@@ -73,9 +91,9 @@ absl::StatusOr<nommu::Grant> Broker::Mmap(session::Session& caller, const nommu:
 
   // A new region is filled outside the lock; everybody else who wants it waits for that.
   absl::Status filled;
-  if (reservation.created) filled = FillAndPlace(reservation.region, file.get(), *fill);
+  if (reservation.created) filled = FillAndPlace(caller, reservation.region, file.get(), *fill);
 
-  std::optional<nommu::Extent> unused;
+  std::optional<nommu::Freed> unused;
   absl::StatusOr<nommu::Grant> answer;
   {
     shm::MutexLock lock(mutex_);
@@ -92,49 +110,62 @@ absl::StatusOr<nommu::Grant> Broker::Mmap(session::Session& caller, const nommu:
     CheckStructures();
   }
   if (unused) Free({*unused});
-  if (nommu::RuleOf(answer.status()) == "M22") {
-    spdlog::warn("session {}: no contiguous run for mmap of length {} from process {} ({})", caller.id(),
-                 request.length, caller.peer().pid, CommandOf(caller.peer().pid));
-  }
   return answer;
 }
 
-absl::Status Broker::FillAndPlace(nommu::Region* region, const backing::Backing* file, Fill& fill) {
-  absl::StatusOr<nommu::PoolAddress> start = MakeContents(region, file, fill);
+absl::Status Broker::FillAndPlace(const session::Session& caller, nommu::Region* region, const backing::Backing* file,
+                                  Fill& fill) {
+  const absl::StatusOr<Place> place = MakeContents(caller, region, file, fill);
   shm::MutexLock lock(mutex_);
-  if (start.ok()) {
-    map_.Place(region, *start);
+  if (place.ok()) {
+    map_.Place(region, place->start, place->slack);
   } else {
     map_.Withdraw(region);
   }
   fills_.erase(region);
   fill.done = true;
-  fill.result = start.status();
+  fill.result = place.status();
   fill.finished.NotifyAll();
   return fill.result;
 }
 
-absl::StatusOr<nommu::PoolAddress> Broker::MakeContents(nommu::Region* region, const backing::Backing* file,
-                                                        const Fill& fill) {
-  const std::optional<shm::Run> run = pages_.Allocate(region->pages);
-  if (!run) {
-    const auto pool = pages_.statistics();
-    return Refuse(ENOMEM, "M22",
-                  absl::StrCat("no contiguous run of ", region->length(),
-                               " bytes is free (largest: ", pool.largest_free_run, " bytes of ", pool.free,
-                               " free): unmap something or use a ", "larger pool; `mapctl maps` shows who holds what"));
+absl::StatusOr<Broker::Place> Broker::MakeContents(const session::Session& caller, nommu::Region* region,
+                                                   const backing::Backing* file, const Fill& fill) {
+  if (region->memory == nommu::Memory::kDevice) {
+    const absl::StatusOr<nommu::PoolAddress> start = file->GetUnmappedArea(region->offset, region->length);
+    if (!start.ok()) return start.status();
+    return Place{.start = *start};
   }
-  const nommu::PoolAddress start = run->first * shm::kPageSize;
-  // S1: a free run holds zeros.
-  if (file == nullptr) return start;
+  absl::StatusOr<Place> place = Allocate(*region, caller.peer().uid);
+  // S1: free memory holds zeros.
+  if (!place.ok() || file == nullptr) return place;
 
-  const absl::Status filled = backing::Fill(*file, region->offset, pool_.subspan(start, region->length()),
+  const absl::Status filled = backing::Fill(*file, region->offset, pool_.subspan(place->start, region->length),
                                             [&] { return WithdrawIfUnwanted(region, fill); });
   if (!filled.ok()) {
-    pages_.Free(*run);
+    Free({nommu::Freed{place->start, region->length + place->slack, region->memory, nullptr}});
     return filled;
   }
-  return start;
+  return place;
+}
+
+absl::StatusOr<Broker::Place> Broker::Allocate(const nommu::Region& region, uid_t owner) {
+  if (region.memory == nommu::Memory::kSmallObject) {
+    if (const auto object = small_objects_.Allocate(region.length, owner)) {
+      return Place{.start = object->start, .slack = object->size - region.length};
+    }
+  } else {
+    const std::uint64_t excess = std::bit_ceil(region.pages) - region.pages;
+    const bool trimmed = nr_trim_pages_ > 0 && excess >= nr_trim_pages_;
+    if (const auto run = pages_.Allocate(region.pages + (trimmed ? 0 : excess))) {
+      return Place{.start = run->first * shm::kPageSize, .slack = (run->pages - region.pages) * shm::kPageSize};
+    }
+  }
+  const auto pool = pages_.statistics();
+  return Refuse(ENOMEM, "M22",
+                absl::StrCat("no contiguous run of ", region.length, " bytes is free (largest: ", pool.largest_free_run,
+                             " bytes of ", pool.free, " free): unmap something or use a ",
+                             "larger pool; `mapctl maps` shows who holds what"));
 }
 
 bool Broker::WithdrawIfUnwanted(nommu::Region* region, const Fill& fill) {
@@ -149,7 +180,7 @@ bool Broker::WithdrawIfUnwanted(nommu::Region* region, const Fill& fill) {
 }
 
 absl::Status Broker::Munmap(const session::Session& caller, nommu::PoolAddress address, std::uint64_t length) {
-  std::vector<nommu::Extent> freed;
+  std::vector<nommu::Freed> freed;
   absl::Status status;
   {
     shm::MutexLock lock(mutex_);
@@ -167,9 +198,18 @@ absl::StatusOr<std::uint64_t> Broker::Mremap(const session::Session& caller, con
   return length;
 }
 
-void Broker::Free(const std::vector<nommu::Extent>& extents) {
-  for (const nommu::Extent& extent : extents) {
-    pages_.Free(shm::Run{extent.start / shm::kPageSize, extent.length / shm::kPageSize});
+void Broker::Free(const std::vector<nommu::Freed>& freed) {
+  for (const nommu::Freed& memory : freed) {
+    switch (memory.memory) {
+      case nommu::Memory::kPages:
+        pages_.Free(shm::Run{memory.start / shm::kPageSize, memory.length / shm::kPageSize});
+        break;
+      case nommu::Memory::kSmallObject:
+        small_objects_.Free(memory.start);
+        break;
+      case nommu::Memory::kDevice:
+        static_cast<const backing::Backing*>(memory.file.get())->Close(memory.start, memory.length);
+    }
   }
 }
 
@@ -208,7 +248,7 @@ Statistics Broker::GetStatistics() const {
 // bounded.
 void Broker::CheckStructures() {
 #ifdef MAPBROKER_VALIDATE
-  constexpr std::uint64_t kMappingsCheckedForAChange = 256;
+  constexpr std::uint64_t kMappingsCheckedForAChange = 64;
   if (++unchecked_changes_ * kMappingsCheckedForAChange < map_.counts().mappings) return;
   unchecked_changes_ = 0;
   if (const std::string fault = map_.Validate(); !fault.empty()) {

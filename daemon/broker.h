@@ -11,11 +11,14 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "daemon/backing/backing.h"
+#include "daemon/backing/ram_files.h"
+#include "daemon/backing/sysv_shm.h"
 #include "daemon/nommu/memory_map.h"
 #include "daemon/nommu/profile.h"
 #include "daemon/session/session.h"
 #include "shm_backend/mutex.h"
 #include "shm_backend/page_pool.h"
+#include "shm_backend/small_objects.h"
 
 namespace mapbroker {
 
@@ -32,12 +35,40 @@ struct Statistics {
   std::uint64_t fills_total = 0;  // reads of a file range since the start
 };
 
+// What configuration may set; the names are the kernel's.
+struct Limits {
+  nommu::Limits map;
+  backing::SysvLimits sysv;
+  // A run is allocated as a power of two of pages, and what exceeds the request is given back if it is at least this
+  // many pages; 0 keeps it all.
+  std::uint64_t nr_trim_pages = 1;
+};
+
+// What shmat(2) made.
+struct Attached {
+  nommu::Grant grant;
+  std::uint32_t prot = 0;
+};
+
+// A segment and how often it is mapped.
+struct SegmentStat {
+  backing::Segment segment;
+  std::uint64_t nattch = 0;
+};
+
 // Thread-safe. Calls block only while a file is read, and then only those that wait for that range.
 class Broker {
  public:
   // `pool` is where this process has the pool's bytes; both outlive the broker.
-  Broker(const nommu::Profile& profile, shm::PagePool& pages, std::span<std::byte> pool)
-      : profile_(profile), pages_(pages), pool_(pool), map_(profile) {}
+  Broker(const nommu::Profile& profile, shm::PagePool& pages, std::span<std::byte> pool, const Limits& limits = {})
+      : profile_(profile),
+        nr_trim_pages_(limits.nr_trim_pages),
+        pages_(pages),
+        pool_(pool),
+        small_objects_(pages, pool),
+        ram_files_(pages, pool),
+        sysv_(ram_files_, limits.sysv),
+        map_(profile, limits.map) {}
 
   const nommu::Profile& profile() const { return profile_; }
 
@@ -46,7 +77,7 @@ class Broker {
   // Unmaps a portion of the address space; true when all of it is gone. A portion is so small that nobody waits long.
   bool CloseSpace(nommu::SpaceId space);
 
-  // Refusals: M1 to M22, S4; EACCES for a writable mapping of a read-only session; the errno of reading the file;
+  // Refusals: M1 to M22, S4, S10; EACCES for a writable mapping of a read-only session; the errno of reading the file;
   // ESRCH if the session ended meanwhile.
   absl::StatusOr<nommu::Grant> Mmap(session::Session& caller, const nommu::MapRequest& request, int fd);
 
@@ -54,6 +85,23 @@ class Broker {
 
   // The new length in bytes. Refusals: U3.
   absl::StatusOr<std::uint64_t> Mremap(const session::Session& caller, const nommu::RemapRequest& request);
+
+  // Ram files (F). What does not touch mappings is asked of them directly.
+  backing::RamFiles& ram_files() { return ram_files_; }
+  // The number of the open file in this session, to be closed like any other. Refusals: RamFiles::Open; with O_TRUNC
+  // those of Ftruncate.
+  absl::StatusOr<int> OpenRamFile(session::Session& caller, const std::string& name, int flags, mode_t mode);
+  // F1, F2, F4, F5. EINVAL if it is not open for writing, ETXTBSY, EFBIG, ENOMEM.
+  absl::Status Ftruncate(const backing::RamFile& file, std::uint64_t size);
+
+  // System V shared memory (V). EINVAL, EACCES, EPERM, ENOSPC and what else shmget(2), shmat(2) and their kin say.
+  absl::StatusOr<int> Shmget(const session::Session& caller, key_t key, std::uint64_t size, int flags);
+  absl::StatusOr<Attached> Shmat(session::Session& caller, int id, nommu::PoolAddress address, int flags);
+  absl::Status Shmdt(const session::Session& caller, nommu::PoolAddress address);
+  absl::StatusOr<SegmentStat> ShmStat(const session::Session& caller, int id) const;
+  absl::Status ShmSet(const session::Session& caller, int id, uid_t uid, gid_t gid, mode_t mode);
+  absl::Status ShmRemove(const session::Session& caller, int id);
+  std::vector<SegmentStat> ListSegments() const;
 
   // The next portion of a listing, empty at its end. pid 0: all regions (L1); else the process's mappings (L2), ESRCH
   // if no session belongs to it.
@@ -70,16 +118,33 @@ class Broker {
     shm::CondVar finished;
   };
 
-  absl::Status FillAndPlace(nommu::Region* region, const backing::Backing* file, Fill& fill);
-  absl::StatusOr<nommu::PoolAddress> MakeContents(nommu::Region* region, const backing::Backing* file,
-                                                  const Fill& fill);
+  // Where a new region lies.
+  struct Place {
+    nommu::PoolAddress start = 0;
+    std::uint64_t slack = 0;  // bytes
+  };
+  using FilePointer = std::shared_ptr<backing::Backing>;
+
+  absl::StatusOr<nommu::Grant> Map(const session::Session& caller, const nommu::MapRequest& request,
+                                   const FilePointer& file);
+  absl::StatusOr<nommu::Grant> TryMap(const session::Session& caller, const nommu::MapRequest& request,
+                                      const FilePointer& file, bool may_be_direct);
+  absl::Status FillAndPlace(const session::Session& caller, nommu::Region* region, const backing::Backing* file,
+                            Fill& fill);
+  absl::StatusOr<Place> MakeContents(const session::Session& caller, nommu::Region* region,
+                                     const backing::Backing* file, const Fill& fill);
+  absl::StatusOr<Place> Allocate(const nommu::Region& region, uid_t owner);
   bool WithdrawIfUnwanted(nommu::Region* region, const Fill& fill);
-  void Free(const std::vector<nommu::Extent>& extents);
+  void Free(const std::vector<nommu::Freed>& freed);
   void CheckStructures() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const nommu::Profile& profile_;
+  const std::uint64_t nr_trim_pages_;
   shm::PagePool& pages_;
   const std::span<std::byte> pool_;
+  shm::SmallObjects small_objects_;
+  backing::RamFiles ram_files_;
+  backing::SysvShm sysv_;
 
   mutable shm::Mutex mutex_;
   nommu::MemoryMap map_ ABSL_GUARDED_BY(mutex_);

@@ -88,7 +88,33 @@ constexpr Key kStringKeys[] = {
      }},
 };
 
+// The whole numbers of [limits], which are not negative.
+struct LimitKey {
+  const char* name;
+  std::uint64_t& (*in)(Limits&);
+};
+
+constexpr LimitKey kLimitKeys[] = {
+    {"max_map_count", [](Limits& limits) -> std::uint64_t& { return limits.map.max_map_count; }},
+    {"nr_trim_pages", [](Limits& limits) -> std::uint64_t& { return limits.nr_trim_pages; }},
+    {"shmmax", [](Limits& limits) -> std::uint64_t& { return limits.sysv.shmmax; }},
+    {"shmall", [](Limits& limits) -> std::uint64_t& { return limits.sysv.shmall; }},
+    {"shmmni", [](Limits& limits) -> std::uint64_t& { return limits.sysv.shmmni; }},
+};
+
+absl::Status ApplyLimit(const std::string& name, const toml::node& value, Limits& limits) {
+  for (const LimitKey& key : kLimitKeys) {
+    if (name != key.name) continue;
+    const auto number = value.value_exact<std::int64_t>();
+    if (!number || *number < 0) return Invalid(absl::StrCat("limits.", name, " is a whole number, 0 or more"));
+    key.in(limits) = static_cast<std::uint64_t>(*number);
+    return absl::OkStatus();
+  }
+  return Invalid(absl::StrCat("unknown key limits.", name));
+}
+
 absl::Status ApplyValue(const std::string& table, const std::string& name, const toml::node& value, Config& config) {
+  if (table == "limits") return ApplyLimit(name, value, config.limits);
   if (table == "pool" && name == "huge_pages") {
     if (!value.is_boolean()) return Invalid("pool.huge_pages is true or false");
     config.pool.huge_pages = *value.value<bool>();
@@ -105,7 +131,7 @@ absl::Status ApplyValue(const std::string& table, const std::string& name, const
 absl::Status ApplyTable(const std::string& table, const toml::table& values, const std::string& path, Config& config) {
   for (const auto& [key, value] : values) {
     const std::string name(key.str());
-    if (table.empty() && value.is_table() && (name == "pool" || name == "sockets")) {
+    if (table.empty() && value.is_table() && (name == "pool" || name == "sockets" || name == "limits")) {
       if (absl::Status status = ApplyTable(name, *value.as_table(), path, config); !status.ok()) return status;
       continue;
     }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "daemon/broker.h"
 #include "daemon/nommu/profile.h"
 #include "shm_backend/segment.h"
 #include "spdlog/common.h"
@@ -21,6 +22,7 @@ struct Config {
   std::uint64_t pool_base = 0x5500'0000'0000;
   const nommu::Profile* profile = &nommu::kClassic;
   mode_t socket_mode = 0660;
+  Limits limits;
   spdlog::level::level_enum log_level = spdlog::level::info;
 };
 

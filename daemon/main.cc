@@ -14,7 +14,9 @@
 #include "daemon/exit_status.h"
 #include "daemon/nommu/refusal.h"
 #include "daemon/rpc/memory_service.h"
+#include "daemon/rpc/ram_files_service.h"
 #include "daemon/rpc/server.h"
+#include "daemon/rpc/sysv_shm_service.h"
 #include "daemon/runtime_dir.h"
 #include "daemon/session/handoff_server.h"
 #include "daemon/session/session_table.h"
@@ -98,7 +100,7 @@ int Serve(const Config& config) {
   if (!grpc.ok()) return Refused(grpc.status());
 
   shm::PagePool pages((*segment)->bytes(), /*prefault=*/true);
-  Broker broker(*config.profile, pages, (*segment)->bytes());
+  Broker broker(*config.profile, pages, (*segment)->bytes(), config.limits);
   session::SessionTable sessions;
   session::HandoffServer handoff_server(
       loop.get(), *handoff, sessions,
@@ -106,8 +108,10 @@ int Serve(const Config& config) {
        .pool_descriptor = [&](bool writable) { return (*segment)->ClientDescriptor(writable); },
        .open_space = [&](pid_t pid) { return broker.OpenSpace(pid); },
        .close_space = [&](nommu::SpaceId space) { return broker.CloseSpace(space); }});
-  rpc::MemoryService service(broker, sessions);
-  rpc::Server server(loop.get(), *grpc, service);
+  rpc::MemoryService memory(broker, sessions);
+  rpc::RamFilesService ram_files(broker, sessions);
+  rpc::SysvShmService sysv_shm(broker, sessions);
+  rpc::Server server(loop.get(), *grpc, {&memory, &ram_files, &sysv_shm});
 
   spdlog::info("mapbrokerd {} serves {}: pool of {} bytes, profile {}", kVersion, dir->path(),
                (*segment)->bytes().size(), config.profile->name);

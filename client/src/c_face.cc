@@ -1,31 +1,43 @@
 // The C face: mmap and munmap by address.
 #include <cerrno>
 #include <cstdarg>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "client/src/session.h"
+#include "client/src/c_session.h"
 #include "client/src/status.h"
 #include "mapbroker/mapbroker.h"
 
-namespace {
-
-using mapbroker::Attachment;
-using mapbroker::Mapped;
-using mapbroker::PassedFile;
+namespace mapbroker::c_face {
 
 thread_local std::string last_error = "no call has failed";
 
-// Sets errno and the sentence of mb_strerror.
 void Fail(const absl::Status& status) {
   last_error = std::string(status.message());
-  const std::string rule = mapbroker::RuleOf(status);
+  const std::string rule = RuleOf(status);
   if (!rule.empty()) last_error += absl::StrCat(" (rule ", rule, ")");
-  errno = mapbroker::ErrnoOf(status);
+  errno = ErrnoOf(status);
 }
+
+void* Keep(mb_session& session, Mapped mapped) {
+  std::byte* const at = mapped.attachment->At(mapped.grant.address());
+  shm::MutexLock lock(session.mutex);
+  session.pieces[at] = Piece{.length = mapped.grant.length(),
+                             .pool_address = mapped.grant.address(),
+                             .attachment = std::move(mapped.attachment),
+                             .file = std::move(mapped.file)};
+  return at;
+}
+
+}  // namespace mapbroker::c_face
+
+namespace {
+
+using mapbroker::Mapped;
+using mapbroker::c_face::Fail;
+using mapbroker::c_face::Piece;
 
 // U4.
 int NoSuchCall(const char* name) {
@@ -33,21 +45,7 @@ int NoSuchCall(const char* name) {
   return -1;
 }
 
-// A run of attached pool memory: a mapping, or what partial unmapping left of one.
-struct Piece {
-  std::uint64_t length;  // bytes
-  std::uint64_t pool_address;
-  std::shared_ptr<Attachment> attachment;
-  std::shared_ptr<PassedFile> file;
-};
-
 }  // namespace
-
-struct mb_session {
-  std::shared_ptr<mapbroker::Session> session;
-  mapbroker::shm::Mutex mutex;
-  std::map<std::byte*, Piece> pieces ABSL_GUARDED_BY(mutex);  // by where they are attached; disjoint
-};
 
 extern "C" {
 
@@ -57,31 +55,26 @@ mb_session* mb_connect(const char* runtime_dir) {
     Fail(session.status());
     return nullptr;
   }
-  auto* opened = new mb_session;
-  opened->session = *std::move(session);
-  return opened;
+  return new mb_session(*std::move(session));
 }
 
 void mb_disconnect(mb_session* session) { delete session; }
 
 void* mb_mmap(mb_session* session, void* addr, size_t length, int prot, int flags, int fd, off_t offset) {
-  absl::StatusOr<Mapped> mapped = session->session->Map({.length = length,
-                                                         .prot = prot,
-                                                         .flags = flags,
-                                                         .fd = fd,
-                                                         .offset = static_cast<std::uint64_t>(offset),
-                                                         .address = reinterpret_cast<std::uint64_t>(addr)});
+  mapbroker::MapOptions options{.length = length,
+                                .prot = prot,
+                                .flags = flags,
+                                .fd = fd,
+                                .offset = static_cast<std::uint64_t>(offset),
+                                .address = reinterpret_cast<std::uint64_t>(addr)};
+  const std::shared_ptr<mapbroker::RamFile> ram_file = mapbroker::c_face::RamFileOf(*session, fd);
+  if ((flags & MAP_ANONYMOUS) == 0) options.ram_file = ram_file.get();
+  absl::StatusOr<Mapped> mapped = session->session->Map(options);
   if (!mapped.ok()) {
     Fail(mapped.status());
     return MB_MAP_FAILED;
   }
-  std::byte* const at = mapped->attachment->At(mapped->grant.address());
-  mapbroker::shm::MutexLock lock(session->mutex);
-  session->pieces[at] = Piece{.length = mapped->grant.length(),
-                              .pool_address = mapped->grant.address(),
-                              .attachment = std::move(mapped->attachment),
-                              .file = std::move(mapped->file)};
-  return at;
+  return mapbroker::c_face::Keep(*session, *std::move(mapped));
 }
 
 int mb_munmap(mb_session* session, void* addr, size_t length) {
@@ -156,6 +149,6 @@ int mb_mincore(mb_session*, void*, size_t, unsigned char*) { return NoSuchCall("
 int mb_madvise(mb_session*, void*, size_t, int) { return NoSuchCall("madvise"); }
 int mb_remap_file_pages(mb_session*, void*, size_t, int, size_t, int) { return NoSuchCall("remap_file_pages"); }
 
-const char* mb_strerror(void) { return last_error.c_str(); }
+const char* mb_strerror(void) { return mapbroker::c_face::last_error.c_str(); }
 
 }  // extern "C"

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "client/src/ram_file.h"
 #include "client/src/session.h"
 #include "client/src/status.h"
 
@@ -33,6 +34,24 @@ MappingRow RowOf(const v1::MappingRow& row) {
                     .inode = row.inode(),
                     .path = row.path(),
                     .pids = {row.pids().begin(), row.pids().end()}};
+}
+
+ShmSegment SegmentOf(const v1::ShmSegment& segment) {
+  return ShmSegment{.id = segment.id(),
+                    .key = segment.key(),
+                    .size = segment.size(),
+                    .uid = segment.uid(),
+                    .cuid = segment.cuid(),
+                    .gid = segment.gid(),
+                    .cgid = segment.cgid(),
+                    .mode = segment.mode(),
+                    .nattch = segment.nattch(),
+                    .marked_destroyed = segment.marked_destroyed(),
+                    .cpid = segment.cpid(),
+                    .lpid = segment.lpid(),
+                    .atime = segment.atime(),
+                    .dtime = segment.dtime(),
+                    .ctime = segment.ctime()};
 }
 
 }  // namespace
@@ -102,7 +121,11 @@ Client::~Client() = default;
 absl::StatusOr<Client> Client::Connect(const ConnectOptions& options) {
   absl::StatusOr<std::shared_ptr<Session>> session = Session::Open(options);
   if (!session.ok()) return session.status();
-  return Client(std::make_shared<Impl>(Impl{*std::move(session)}));
+  return Of(*std::move(session));
+}
+
+Client Client::Of(std::shared_ptr<Session> session) {
+  return Client(std::make_shared<Impl>(Impl{std::move(session)}));
 }
 
 absl::StatusOr<Mapping> Client::Map(const MapOptions& options) {
@@ -144,6 +167,81 @@ absl::StatusOr<PoolStatistics> Client::Statistics() {
                         .fills_total = now->fills_total(),
                         .prefaulted = now->prefaulted(),
                         .profile = now->profile()};
+}
+
+absl::StatusOr<RamFile> Client::OpenRamFile(const std::string& name, int flags, mode_t mode) {
+  v1::RamOpenRequest request;
+  request.set_name(name);
+  request.set_flags(static_cast<std::uint32_t>(flags));
+  request.set_mode(mode);
+  const absl::StatusOr<v1::RamOpenResponse> opened = impl_->session->stub().RamOpen(request);
+  if (!opened.ok()) return opened.status();
+  return RamFile(std::make_unique<RamFile::Impl>(impl_->session, opened->fd()));
+}
+
+absl::StatusOr<RamStat> Client::StatRamFile(const std::string& name) {
+  v1::RamStatRequest request;
+  request.set_name(name);
+  const absl::StatusOr<v1::RamStat> stat = impl_->session->stub().RamStat(request);
+  if (!stat.ok()) return stat.status();
+  return FromProto(*stat);
+}
+
+absl::Status Client::UnlinkRamFile(const std::string& name) {
+  v1::RamUnlinkRequest request;
+  request.set_name(name);
+  return impl_->session->stub().RamUnlink(request);
+}
+
+absl::Status Client::ListRamFiles(const std::string& prefix, const std::function<bool(const RamStat&)>& file) {
+  v1::RamListRequest request;
+  request.set_prefix(prefix);
+  return impl_->session->stub().RamList(request, [&](const v1::RamStat& next) { return file(FromProto(next)); });
+}
+
+absl::StatusOr<int> Client::Shmget(int key, std::uint64_t size, int flags) {
+  v1::ShmgetRequest request;
+  request.set_key(key);
+  request.set_size(size);
+  request.set_flags(flags);
+  const absl::StatusOr<v1::ShmgetResponse> segment = impl_->session->stub().Shmget(request);
+  if (!segment.ok()) return segment.status();
+  return segment->id();
+}
+
+absl::StatusOr<Mapping> Client::Shmat(int id, int flags, std::uint64_t address) {
+  absl::StatusOr<Mapped> mapped = impl_->session->Attach(id, flags, address);
+  if (!mapped.ok()) return mapped.status();
+  return Mapping(std::make_unique<Mapping::Impl>(Mapping::Impl{impl_->session, *std::move(mapped)}));
+}
+
+absl::Status Client::Shmdt(std::uint64_t address) { return impl_->session->Detach(address); }
+
+absl::StatusOr<ShmSegment> Client::ShmStat(int id) {
+  v1::ShmStatRequest request;
+  request.set_id(id);
+  const absl::StatusOr<v1::ShmSegment> segment = impl_->session->stub().ShmStat(request);
+  if (!segment.ok()) return segment.status();
+  return SegmentOf(*segment);
+}
+
+absl::Status Client::ShmSet(int id, uid_t uid, gid_t gid, mode_t mode) {
+  v1::ShmSetRequest request;
+  request.set_id(id);
+  request.set_uid(uid);
+  request.set_gid(gid);
+  request.set_mode(mode);
+  return impl_->session->stub().ShmSet(request);
+}
+
+absl::Status Client::ShmRemove(int id) {
+  v1::ShmRemoveRequest request;
+  request.set_id(id);
+  return impl_->session->stub().ShmRemove(request);
+}
+
+absl::Status Client::ListShmSegments(const std::function<bool(const ShmSegment&)>& segment) {
+  return impl_->session->stub().ShmList([&](const v1::ShmSegment& next) { return segment(SegmentOf(next)); });
 }
 
 std::string Client::profile() const { return impl_->session->welcome().profile(); }

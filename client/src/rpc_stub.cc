@@ -5,12 +5,15 @@
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/channel_arguments.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "client/src/status.h"
 #include "mapbroker/v1/memory.grpc.pb.h"
+#include "mapbroker/v1/ram_files.grpc.pb.h"
+#include "mapbroker/v1/sysv_shm.grpc.pb.h"
 #include "proto/handoff_packet.h"
 
 namespace mapbroker {
@@ -34,9 +37,39 @@ absl::Status FromGrpc(const grpc::Status& status) {
 
 struct RpcStub::Channel {
   std::string hex_token;
-  std::unique_ptr<v1::Memory::Stub> stub;
+  std::unique_ptr<v1::Memory::Stub> memory;
+  std::unique_ptr<v1::RamFiles::Stub> ram_files;
+  std::unique_ptr<v1::SysvShm::Stub> sysv_shm;
 
-  void Authorize(grpc::ClientContext& context) const { context.AddMetadata(kSessionMetadata, hex_token); }
+  // One call with one answer.
+  template <typename Stub, typename Request, typename Response>
+  absl::StatusOr<Response> Call(Stub& stub,
+                                grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                                const Request& request) const {
+    grpc::ClientContext context;
+    context.AddMetadata(kSessionMetadata, hex_token);
+    Response response;
+    const absl::Status status = FromGrpc((stub.*method)(&context, request, &response));
+    if (!status.ok()) return status;
+    return response;
+  }
+
+  // One call with a stream of answers, which `take` gets until it returns false.
+  template <typename Response, typename Stub, typename Request>
+  absl::Status Read(Stub& stub,
+                    std::unique_ptr<grpc::ClientReader<Response>> (Stub::*method)(grpc::ClientContext*, const Request&),
+                    const Request& request, const std::function<bool(const Response&)>& take) const {
+    grpc::ClientContext context;
+    const auto reader = (stub.*method)(&context, request);
+    Response response;
+    while (reader->Read(&response)) {
+      if (take(response)) continue;
+      context.TryCancel();
+      reader->Finish();
+      return absl::OkStatus();
+    }
+    return FromGrpc(reader->Finish());
+  }
 };
 
 RpcStub::RpcStub(const std::string& runtime_dir, const std::string& token) : channel_(std::make_unique<Channel>()) {
@@ -46,60 +79,105 @@ RpcStub::RpcStub(const std::string& runtime_dir, const std::string& token) : cha
   // A portion of a listing is bounded in rows, but paths may be long.
   arguments.SetMaxReceiveMessageSize(-1);
   channel_->hex_token = absl::BytesToHexString(token);
-  channel_->stub = v1::Memory::NewStub(grpc::CreateCustomChannel(
-      absl::StrCat("unix:", runtime_dir, "/", kGrpcSocketName), grpc::InsecureChannelCredentials(), arguments));
+  const auto channel = grpc::CreateCustomChannel(absl::StrCat("unix:", runtime_dir, "/", kGrpcSocketName),
+                                                 grpc::InsecureChannelCredentials(), arguments);
+  channel_->memory = v1::Memory::NewStub(channel);
+  channel_->ram_files = v1::RamFiles::NewStub(channel);
+  channel_->sysv_shm = v1::SysvShm::NewStub(channel);
 }
 
 RpcStub::~RpcStub() = default;
 
 absl::StatusOr<v1::MmapResponse> RpcStub::Mmap(const v1::MmapRequest& request) {
-  grpc::ClientContext context;
-  channel_->Authorize(context);
-  v1::MmapResponse response;
-  const absl::Status status = FromGrpc(channel_->stub->Mmap(&context, request, &response));
-  if (!status.ok()) return status;
-  return response;
+  return channel_->Call(*channel_->memory, &v1::Memory::Stub::Mmap, request);
 }
 
 absl::Status RpcStub::Munmap(const v1::MunmapRequest& request) {
-  grpc::ClientContext context;
-  channel_->Authorize(context);
-  v1::MunmapResponse response;
-  return FromGrpc(channel_->stub->Munmap(&context, request, &response));
+  return channel_->Call(*channel_->memory, &v1::Memory::Stub::Munmap, request).status();
 }
 
 absl::StatusOr<v1::MremapResponse> RpcStub::Mremap(const v1::MremapRequest& request) {
-  grpc::ClientContext context;
-  channel_->Authorize(context);
-  v1::MremapResponse response;
-  const absl::Status status = FromGrpc(channel_->stub->Mremap(&context, request, &response));
-  if (!status.ok()) return status;
-  return response;
+  return channel_->Call(*channel_->memory, &v1::Memory::Stub::Mremap, request);
 }
 
 absl::Status RpcStub::ListMappings(const v1::ListMappingsRequest& request,
                                    const std::function<bool(const v1::MappingRow&)>& row) {
-  grpc::ClientContext context;
-  const auto reader = channel_->stub->ListMappings(&context, request);
-  v1::ListMappingsResponse portion;
-  while (reader->Read(&portion)) {
-    for (const v1::MappingRow& next : portion.rows()) {
-      if (row(next)) continue;
-      context.TryCancel();
-      reader->Finish();
-      return absl::OkStatus();
-    }
-  }
-  return FromGrpc(reader->Finish());
+  return channel_->Read<v1::ListMappingsResponse>(
+      *channel_->memory, &v1::Memory::Stub::ListMappings, request, [&](const v1::ListMappingsResponse& portion) {
+        return std::all_of(portion.rows().begin(), portion.rows().end(), row);
+      });
 }
 
 absl::StatusOr<v1::PoolStatistics> RpcStub::GetPoolStatistics() {
-  grpc::ClientContext context;
-  v1::PoolStatistics response;
-  const absl::Status status =
-      FromGrpc(channel_->stub->GetPoolStatistics(&context, v1::GetPoolStatisticsRequest(), &response));
-  if (!status.ok()) return status;
-  return response;
+  return channel_->Call(*channel_->memory, &v1::Memory::Stub::GetPoolStatistics, v1::GetPoolStatisticsRequest());
+}
+
+absl::StatusOr<v1::RamOpenResponse> RpcStub::RamOpen(const v1::RamOpenRequest& request) {
+  return channel_->Call(*channel_->ram_files, &v1::RamFiles::Stub::Open, request);
+}
+
+absl::Status RpcStub::RamClose(const v1::RamCloseRequest& request) {
+  return channel_->Call(*channel_->ram_files, &v1::RamFiles::Stub::Close, request).status();
+}
+
+absl::Status RpcStub::RamFtruncate(const v1::RamFtruncateRequest& request) {
+  return channel_->Call(*channel_->ram_files, &v1::RamFiles::Stub::Ftruncate, request).status();
+}
+
+absl::StatusOr<v1::RamPreadResponse> RpcStub::RamPread(const v1::RamPreadRequest& request) {
+  return channel_->Call(*channel_->ram_files, &v1::RamFiles::Stub::Pread, request);
+}
+
+absl::Status RpcStub::RamPwrite(const v1::RamPwriteRequest& request) {
+  return channel_->Call(*channel_->ram_files, &v1::RamFiles::Stub::Pwrite, request).status();
+}
+
+absl::StatusOr<v1::RamStat> RpcStub::RamFstat(const v1::RamFstatRequest& request) {
+  return channel_->Call(*channel_->ram_files, &v1::RamFiles::Stub::Fstat, request);
+}
+
+absl::StatusOr<v1::RamStat> RpcStub::RamStat(const v1::RamStatRequest& request) {
+  return channel_->Call(*channel_->ram_files, &v1::RamFiles::Stub::Stat, request);
+}
+
+absl::Status RpcStub::RamUnlink(const v1::RamUnlinkRequest& request) {
+  return channel_->Call(*channel_->ram_files, &v1::RamFiles::Stub::Unlink, request).status();
+}
+
+absl::Status RpcStub::RamList(const v1::RamListRequest& request,
+                              const std::function<bool(const v1::RamStat&)>& file) {
+  return channel_->Read<v1::RamListResponse>(
+      *channel_->ram_files, &v1::RamFiles::Stub::List, request, [&](const v1::RamListResponse& portion) {
+        return std::all_of(portion.files().begin(), portion.files().end(), file);
+      });
+}
+
+absl::StatusOr<v1::ShmgetResponse> RpcStub::Shmget(const v1::ShmgetRequest& request) {
+  return channel_->Call(*channel_->sysv_shm, &v1::SysvShm::Stub::Shmget, request);
+}
+
+absl::StatusOr<v1::ShmatResponse> RpcStub::Shmat(const v1::ShmatRequest& request) {
+  return channel_->Call(*channel_->sysv_shm, &v1::SysvShm::Stub::Shmat, request);
+}
+
+absl::Status RpcStub::Shmdt(const v1::ShmdtRequest& request) {
+  return channel_->Call(*channel_->sysv_shm, &v1::SysvShm::Stub::Shmdt, request).status();
+}
+
+absl::StatusOr<v1::ShmSegment> RpcStub::ShmStat(const v1::ShmStatRequest& request) {
+  return channel_->Call(*channel_->sysv_shm, &v1::SysvShm::Stub::Stat, request);
+}
+
+absl::Status RpcStub::ShmSet(const v1::ShmSetRequest& request) {
+  return channel_->Call(*channel_->sysv_shm, &v1::SysvShm::Stub::Set, request).status();
+}
+
+absl::Status RpcStub::ShmRemove(const v1::ShmRemoveRequest& request) {
+  return channel_->Call(*channel_->sysv_shm, &v1::SysvShm::Stub::Remove, request).status();
+}
+
+absl::Status RpcStub::ShmList(const std::function<bool(const v1::ShmSegment&)>& segment) {
+  return channel_->Read<v1::ShmSegment>(*channel_->sysv_shm, &v1::SysvShm::Stub::List, v1::ShmListRequest(), segment);
 }
 
 }  // namespace mapbroker

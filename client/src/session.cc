@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/src/ram_file.h"
 #include "client/src/status.h"
 
 namespace mapbroker {
@@ -76,7 +77,9 @@ absl::StatusOr<Mapped> Session::Map(const MapOptions& options) {
   request.set_offset(options.offset);
   request.set_address(options.address);
   request.set_fd(-1);
-  if ((options.flags & MAP_ANONYMOUS) == 0) {
+  if (options.ram_file != nullptr && options.ram_file->impl_ != nullptr) {
+    request.set_fd(options.ram_file->impl_->fd);
+  } else if ((options.flags & MAP_ANONYMOUS) == 0) {
     absl::StatusOr<std::shared_ptr<PassedFile>> file = Pass(options.fd);
     if (!file.ok()) return file.status();
     mapped.file = *std::move(file);
@@ -87,17 +90,45 @@ absl::StatusOr<Mapped> Session::Map(const MapOptions& options) {
   if (!grant.ok()) return grant.status();
   mapped.grant = *std::move(grant);
 
-  mapped.attachment = whole_pool_;
-  if (mapped.attachment == nullptr) {
-    auto attachment =
-        Attachment::Region(pool_.get(), welcome_, mapped.grant.address(), mapped.grant.length(), options.prot);
-    if (!attachment.ok()) {
-      Unmap(mapped.grant.address(), mapped.grant.length()).IgnoreError();
-      return attachment.status();
-    }
-    mapped.attachment = *std::move(attachment);
-  }
+  if (absl::Status status = AttachGrant(mapped); !status.ok()) return status;
   return mapped;
+}
+
+absl::Status Session::AttachGrant(Mapped& mapped) {
+  mapped.attachment = whole_pool_;
+  if (mapped.attachment != nullptr) return absl::OkStatus();
+  const v1::MmapResponse& grant = mapped.grant;
+  auto attachment = Attachment::Region(pool_.get(), welcome_, grant.address(), grant.length(),
+                                       static_cast<int>(grant.prot()));
+  if (!attachment.ok()) {
+    Unmap(grant.address(), grant.length()).IgnoreError();
+    return attachment.status();
+  }
+  mapped.attachment = *std::move(attachment);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Mapped> Session::Attach(int id, int flags, std::uint64_t address) {
+  v1::ShmatRequest request;
+  request.set_id(id);
+  request.set_flags(flags);
+  request.set_address(address);
+  const absl::StatusOr<v1::ShmatResponse> attached = stub_->Shmat(request);
+  if (!attached.ok()) return attached.status();
+  Mapped mapped;
+  mapped.grant.set_address(attached->address());
+  mapped.grant.set_length(attached->length());
+  mapped.grant.set_prot(attached->prot());
+  mapped.grant.set_kind(v1::MAPPING_KIND_DIRECT);
+  mapped.grant.set_existing(true);
+  if (absl::Status status = AttachGrant(mapped); !status.ok()) return status;
+  return mapped;
+}
+
+absl::Status Session::Detach(std::uint64_t address) {
+  v1::ShmdtRequest request;
+  request.set_address(address);
+  return stub_->Shmdt(request);
 }
 
 absl::StatusOr<std::shared_ptr<PassedFile>> Session::Pass(int fd) {

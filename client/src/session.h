@@ -50,6 +50,9 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   absl::StatusOr<Mapped> Map(const MapOptions& options);
+  // shmat(2) and shmdt(2).
+  absl::StatusOr<Mapped> Attach(int id, int flags, std::uint64_t address);
+  absl::Status Detach(std::uint64_t address);
   // By pool address; says nothing of the attachment.
   absl::Status Unmap(std::uint64_t address, std::uint64_t length);
 
@@ -69,6 +72,7 @@ class Session {
 
   Session() = default;
   absl::StatusOr<std::shared_ptr<PassedFile>> Pass(int fd);
+  absl::Status AttachGrant(Mapped& mapped);
 
   std::unique_ptr<Handoff> handoff_;
   std::unique_ptr<RpcStub> stub_;

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "daemon/nommu/file.h"
+#include "daemon/nommu/map_request.h"
 
 namespace mapbroker::backing {
 
@@ -24,6 +25,13 @@ class Backing : public nommu::File {
 
   // Where the file lies now, as in /proc/maps: " (deleted)" follows the path of an unlinked file. May block.
   virtual std::string Path() const = 0;
+
+  // Where the device's own memory for the range lies (S9, S10); it stays there until Close. ENOSYS: this range cannot be
+  // mapped directly; any other error is the caller's answer. Both numbers are in bytes, whole pages.
+  virtual absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length) const;
+
+  // The memory that GetUnmappedArea named is not mapped any more. Never blocks.
+  virtual void Close(nommu::PoolAddress start, std::uint64_t length) const;
 };
 
 // S5: reads the file from `offset` into `memory`, which holds zeros; what lies past the end of the file stays zero.

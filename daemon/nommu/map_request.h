@@ -19,6 +19,7 @@ struct MapRequest {
   std::uint32_t flags = 0;   // MAP_*
   std::uint64_t offset = 0;  // bytes
   PoolAddress address = 0;   // a wanted address, 0 for none
+  bool traced = false;       // the caller is being traced, so its private mappings are its own (S2)
 
   bool anonymous() const { return (flags & MAP_ANONYMOUS) != 0; }
   bool shared() const { return (flags & MAP_TYPE) == MAP_SHARED; }

@@ -21,6 +21,20 @@ absl::Status NoSuchMapping(PoolAddress address, const std::string& rule, const s
                 absl::StrCat("no mapping of this address space at pool address 0x", absl::Hex(address), what_to_do));
 }
 
+bool IsShareable(const Region& region) {
+  return region.kind == MappingKind::kSharedCopy || region.kind == MappingKind::kDirect;
+}
+
+FileRange RangeOf(const Region& region) {
+  return FileRange{region.first_page(), region.first_page() + region.pages, region.id};
+}
+
+// The file's page after the mapping's last, if ftruncate must leave it alone (F4); else 0.
+std::uint64_t SharedEnd(const Mapping& mapping) {
+  if (mapping.region->kind != MappingKind::kDirect || (mapping.flags & MAP_TYPE) != MAP_SHARED) return 0;
+  return mapping.offset / kPageSize + PagesOf(mapping.length);
+}
+
 }  // namespace
 
 SpaceId MemoryMap::OpenSpace(std::int32_t pid) {
@@ -30,7 +44,7 @@ SpaceId MemoryMap::OpenSpace(std::int32_t pid) {
   return space;
 }
 
-bool MemoryMap::CloseSpace(SpaceId id, std::size_t most, std::vector<Extent>& freed) {
+bool MemoryMap::CloseSpace(SpaceId id, std::size_t most, std::vector<Freed>& freed) {
   const auto space = spaces_.find(id);
   if (space == spaces_.end()) return true;
   Mappings& mappings = space->second.mappings;
@@ -43,48 +57,64 @@ bool MemoryMap::CloseSpace(SpaceId id, std::size_t most, std::vector<Extent>& fr
   return true;
 }
 
-absl::StatusOr<Reservation> MemoryMap::Reserve(const MapRequest& request, const std::shared_ptr<const File>& file) {
+absl::StatusOr<Reservation> MemoryMap::Reserve(const MapRequest& request, const std::shared_ptr<const File>& file,
+                                               bool may_be_direct) {
   absl::StatusOr<Capabilities> capabilities = ValidateMmapRequest(request, file.get(), profile_);
   if (!capabilities.ok()) return capabilities.status();
+  const bool can_be_direct = (*capabilities & kMapDirect) != 0;
+  if (can_be_direct && !may_be_direct) {
+    capabilities = ValidateCopyInstead(request, *file, *capabilities);
+    if (!capabilities.ok()) return capabilities.status();
+  }
   const MappingKind kind = DetermineKind(request, *capabilities);
-  if (kind == MappingKind::kDirect) {
-    return Refuse(ENODEV, "S10", "the device sites no mapping in its own memory: map it MAP_PRIVATE and writable");
+
+  Reservation reservation;
+  if (kind == MappingKind::kSharedCopy || kind == MappingKind::kDirect) {
+    absl::StatusOr<Region*> shared = FindToShare(request, file->id, can_be_direct);
+    if (!shared.ok()) return shared.status();
+    reservation.region = *shared;
   }
-  if (kind == MappingKind::kSharedCopy) {
-    absl::StatusOr<Region*> copy = FindSharedCopy(request, file->id);
-    if (!copy.ok()) return copy.status();
-    if (*copy != nullptr) {
-      ++(*copy)->users;
-      return Reservation{.region = *copy, .created = false};
-    }
+  if (reservation.region == nullptr) {
+    reservation.region = NewRegion(request, request.anonymous() ? nullptr : file, kind);
+    reservation.created = true;
+  } else {
+    ++reservation.region->users;
   }
-  return Reservation{.region = NewRegion(request, request.anonymous() ? nullptr : file, kind), .created = true};
+  if (kind == MappingKind::kDirect && request.shared()) {
+    reservation.shared_end = request.offset / kPageSize + PagesOf(request.length);
+    CountShared(file->id, reservation.shared_end);
+  }
+  return reservation;
 }
 
-absl::StatusOr<Region*> MemoryMap::FindSharedCopy(const MapRequest& request, const FileId& file) const {
-  const auto found = shared_copies_.find(file);
-  if (found == shared_copies_.end()) return nullptr;
-  const SharedCopies& copies = found->second;
+const IntervalIndex* MemoryMap::IndexOf(const FileId& file, MappingKind kind) const {
+  const auto found = shareable_.find(Shareable{file, kind});
+  return found == shareable_.end() ? nullptr : &found->second;
+}
+
+// The region that the request shares, null if it needs one of its own.
+absl::StatusOr<Region*> MemoryMap::FindToShare(const MapRequest& request, const FileId& file,
+                                               bool can_be_direct) const {
   const std::uint64_t first = request.offset / kPageSize;
   const std::uint64_t end = first + PagesOf(request.length);
-
-  // The copies are disjoint, so only the last that starts at or before `first` can hold the range, and only it and its
-  // successor can overlap it.
-  auto next = copies.upper_bound(first);
-  const Region* overlapping = next != copies.end() && next->first < end ? next->second : nullptr;
-  if (next != copies.begin()) {
-    const auto& [copy_first, copy] = *std::prev(next);
-    const std::uint64_t copy_end = copy_first + copy->pages;
-    const bool equal = copy_first == first && copy_end == end;
-    if (equal || (!profile_.shares_equal_ranges_only && end <= copy_end)) return copy;
-    if (copy_end > first) overlapping = copy;
+  // S12: what lies inside a direct mapping shares it.
+  if (const IntervalIndex* direct = IndexOf(file, MappingKind::kDirect); direct != nullptr && can_be_direct) {
+    if (Region* region = direct->FindContaining(first, end)) return region;
   }
+  const IntervalIndex* copies = IndexOf(file, MappingKind::kSharedCopy);
+  // A copy is not the file, which is what a shared mapping asks for.
+  if (copies == nullptr || request.shared()) return nullptr;
+  // P3.
+  Region* const copy =
+      profile_.shares_equal_ranges_only ? copies->FindEqual(first, end) : copies->FindContaining(first, end);
+  if (copy != nullptr) return copy;
+  if (can_be_direct && !profile_.shares_equal_ranges_only) return nullptr;
+  const Region* const overlapping = copies->FindOverlapping(first, end);
   if (overlapping == nullptr) return nullptr;
-  return Refuse(
-      EINVAL, "S4",
-      absl::StrCat("pages ", first, " to ", end, " of the file overlap its copy of pages ",
-                   overlapping->offset / kPageSize, " to ", overlapping->offset / kPageSize + overlapping->pages,
-                   " that is in use: map that range, or wait until it is unmapped"));
+  return Refuse(EINVAL, "S4",
+                absl::StrCat("pages ", first, " to ", end, " of the file overlap its copy of pages ",
+                             overlapping->first_page(), " to ", overlapping->first_page() + overlapping->pages,
+                             " that is in use: map that range, or wait until it is unmapped"));
 }
 
 Region* MemoryMap::NewRegion(const MapRequest& request, const std::shared_ptr<const File>& file, MappingKind kind) {
@@ -93,9 +123,16 @@ Region* MemoryMap::NewRegion(const MapRequest& request, const std::shared_ptr<co
   region->file = file;
   region->offset = file == nullptr ? 0 : request.offset;
   region->pages = PagesOf(request.length);
+  region->length = region->pages * kPageSize;
   region->prot = request.prot;
   region->kind = kind;
   region->users = 1;
+  if (kind == MappingKind::kDirect) {
+    region->memory = Memory::kDevice;
+  } else if (profile_.has_small_objects && kind != MappingKind::kSharedCopy && request.length < kPageSize) {
+    region->memory = Memory::kSmallObject;  // P2; what others may share has pages of its own
+    region->length = request.length;
+  }
   Region* raw = region.get();
   regions_.emplace(raw->id, std::move(region));
   Index(raw);
@@ -103,29 +140,65 @@ Region* MemoryMap::NewRegion(const MapRequest& request, const std::shared_ptr<co
 }
 
 void MemoryMap::Index(Region* region) {
-  if (region->kind != MappingKind::kSharedCopy) return;
-  shared_copies_[region->file->id].emplace(region->offset / kPageSize, region);
+  if (IsShareable(*region)) shareable_[Shareable{region->file->id, region->kind}].Insert(RangeOf(*region), region);
 }
 
 void MemoryMap::Unindex(Region* region) {
-  if (region->kind != MappingKind::kSharedCopy) return;
-  const auto copies = shared_copies_.find(region->file->id);
-  if (copies == shared_copies_.end()) return;
-  const auto at = copies->second.find(region->offset / kPageSize);
-  // A withdrawn region is out already, and a new one may stand in its place.
-  if (at == copies->second.end() || at->second != region) return;
-  copies->second.erase(at);
-  if (copies->second.empty()) shared_copies_.erase(copies);
+  if (!IsShareable(*region)) return;
+  const auto index = shareable_.find(Shareable{region->file->id, region->kind});
+  // A withdrawn region is out already.
+  if (index == shareable_.end() || !index->second.Erase(RangeOf(*region))) return;
+  if (index->second.empty()) shareable_.erase(index);
 }
 
-void MemoryMap::Place(Region* region, PoolAddress start) {
+void MemoryMap::Place(Region* region, PoolAddress start, std::uint64_t slack) {
   region->start = start;
+  region->slack = slack;
   region->placed = true;
-  region_pages_ += region->pages;
+  region_pages_ += PagesOf(region->length);
   placed_.emplace(Key{start, region->id}, region);
 }
 
 void MemoryMap::Withdraw(Region* region) { Unindex(region); }
+
+void MemoryMap::CountShared(const FileId& file, std::uint64_t end_page) { ++shared_ends_[file][end_page]; }
+
+void MemoryMap::UncountShared(const FileId& file, std::uint64_t end_page) {
+  const auto ends = shared_ends_.find(file);
+  const auto at = ends->second.find(end_page);
+  if (--at->second > 0) return;
+  ends->second.erase(at);
+  if (ends->second.empty()) shared_ends_.erase(ends);
+}
+
+bool MemoryMap::IsMappedSharedFrom(const FileId& file, std::uint64_t first) const {
+  const auto ends = shared_ends_.find(file);
+  return ends != shared_ends_.end() && ends->second.rbegin()->first > first;
+}
+
+void MemoryMap::DetachFrom(const FileId& file, std::uint64_t first) {
+  for (;;) {
+    const IntervalIndex* const direct = IndexOf(file, MappingKind::kDirect);
+    Region* const region = direct == nullptr ? nullptr : direct->FindOverlapping(first, UINT64_MAX);
+    if (region == nullptr) return;
+    Unindex(region);
+  }
+}
+
+const Mapping* MemoryMap::FindMapping(SpaceId id, PoolAddress address) const {
+  const auto space = spaces_.find(id);
+  if (space == spaces_.end()) return nullptr;
+  const auto at = space->second.mappings.lower_bound(Key{address, 0});
+  return at == space->second.mappings.end() || at->first.start != address ? nullptr : &at->second;
+}
+
+std::uint64_t MemoryMap::DirectUsers(const FileId& file) const {
+  std::uint64_t users = 0;
+  if (const IntervalIndex* direct = IndexOf(file, MappingKind::kDirect)) {
+    for (const auto& [range, region] : *direct) users += region->users;
+  }
+  return users;
+}
 
 Grant MemoryMap::Commit(SpaceId id, const Reservation& reservation, const MapRequest& request) {
   Region* region = reservation.region;
@@ -137,43 +210,50 @@ Grant MemoryMap::Commit(SpaceId id, const Reservation& reservation, const MapReq
       .prot = request.prot,
       .flags = request.flags,
   };
+  if (reservation.shared_end != 0) UncountShared(region->file->id, reservation.shared_end);
   Insert(id, spaces_.at(id), start, mapping);
   return Grant{.address = start, .length = mapping.length, .kind = region->kind, .existing = !reservation.created};
 }
 
-std::optional<Extent> MemoryMap::Abandon(const Reservation& reservation) { return Release(reservation.region); }
+std::optional<Freed> MemoryMap::Abandon(const Reservation& reservation) {
+  if (reservation.shared_end != 0) UncountShared(reservation.region->file->id, reservation.shared_end);
+  return Release(reservation.region);
+}
 
-std::optional<Extent> MemoryMap::Release(Region* region) {
+std::optional<Freed> MemoryMap::Release(Region* region) {
   if (--region->users > 0) return std::nullopt;
   Unindex(region);
-  std::optional<Extent> memory;
+  std::optional<Freed> freed;
   if (region->placed) {
-    memory = Extent{region->start, region->length()};
+    freed = Freed{region->start, region->length + region->slack, region->memory, nullptr};
+    if (region->memory == Memory::kDevice) freed->file = region->file;
     placed_.erase(Key{region->start, region->id});
-    region_pages_ -= region->pages;
+    region_pages_ -= PagesOf(region->length);
   }
   regions_.erase(region->id);
-  return memory;
+  return freed;
 }
 
 void MemoryMap::Insert(SpaceId id, AddressSpace& into, PoolAddress start, const Mapping& mapping) {
   const Key key{start, next_id_++};
   into.mappings.emplace(key, mapping);
   holders_.insert(Holder{mapping.region->id, key.id, id});
+  if (const std::uint64_t end = SharedEnd(mapping); end != 0) CountShared(mapping.region->file->id, end);
   ++mappings_;
   mapped_pages_ += PagesOf(mapping.length);
 }
 
-std::optional<Extent> MemoryMap::Remove(SpaceId id, AddressSpace& from, Mappings::iterator at) {
+std::optional<Freed> MemoryMap::Remove(SpaceId id, AddressSpace& from, Mappings::iterator at) {
   Region* region = at->second.region;
   holders_.erase(Holder{region->id, at->first.id, id});
+  if (const std::uint64_t end = SharedEnd(at->second); end != 0) UncountShared(region->file->id, end);
   --mappings_;
   mapped_pages_ -= PagesOf(at->second.length);
   from.mappings.erase(at);
   return Release(region);
 }
 
-absl::Status MemoryMap::Unmap(SpaceId id, PoolAddress address, std::uint64_t length, std::vector<Extent>& freed) {
+absl::Status MemoryMap::Unmap(SpaceId id, PoolAddress address, std::uint64_t length, std::vector<Freed>& freed) {
   const auto space = spaces_.find(id);
   if (space == spaces_.end()) return SessionEnded();
   if (profile_.unmaps_whole_mappings_only) return UnmapWhole(id, space->second, address, length, freed);
@@ -181,7 +261,7 @@ absl::Status MemoryMap::Unmap(SpaceId id, PoolAddress address, std::uint64_t len
 }
 
 absl::Status MemoryMap::UnmapWhole(SpaceId id, AddressSpace& space, PoolAddress address, std::uint64_t length,
-                                   std::vector<Extent>& freed) {
+                                   std::vector<Freed>& freed) {
   auto at = space.mappings.lower_bound(Key{address, 0});
   const auto starts_here = [&] { return at != space.mappings.end() && at->first.start == address; };
   if (!starts_here()) return NoSuchMapping(address, "U1", ": name a mapping by its start (P4)");
@@ -198,7 +278,7 @@ absl::Status MemoryMap::UnmapWhole(SpaceId id, AddressSpace& space, PoolAddress 
 }
 
 absl::Status MemoryMap::UnmapPart(SpaceId id, AddressSpace& space, PoolAddress address, std::uint64_t length,
-                                  std::vector<Extent>& freed) {
+                                  std::vector<Freed>& freed) {
   if (length == 0 || address > kLastPage || length > kLastPage - address) {
     return Refuse(EINVAL, "P4", "length is 0 or goes past the address space: pass the bytes to unmap");
   }
@@ -229,12 +309,12 @@ absl::Status MemoryMap::UnmapPart(SpaceId id, AddressSpace& space, PoolAddress a
   const PoolAddress start = at->first.start;
   const Mapping whole = at->second;
   const bool splits = start < address && end < start + whole.length;
-  if (splits && space.mappings.size() >= kMaxMapCount) {
+  if (splits && space.mappings.size() >= limits_.max_map_count) {
     return Refuse(ENOMEM, "M21", "the address space has too many mappings to split one: unmap whole mappings first");
   }
   // What is left on either side becomes a mapping of a region of its own. Memory past the mapping's end, which mremap
   // left there, stays with what lies before it.
-  const PoolAddress region_end = whole.region->end();
+  const PoolAddress region_end = whole.region->top();
   Remove(id, space, at);
   const auto keep = [&](PoolAddress first, std::uint64_t length, PoolAddress memory_end) {
     const MapRequest piece{.length = memory_end - first, .prot = whole.prot, .flags = whole.flags};
@@ -248,7 +328,7 @@ absl::Status MemoryMap::UnmapPart(SpaceId id, AddressSpace& space, PoolAddress a
   if (start < address) keep(start, address - start, address);
   if (end < mapping_end) keep(end, mapping_end - end, region_end);
   const PoolAddress freed_end = end < mapping_end ? end : region_end;
-  freed.push_back(Extent{address, freed_end - address});
+  freed.push_back(Freed{address, freed_end - address, Memory::kPages, nullptr});
   return absl::OkStatus();
 }
 
@@ -280,7 +360,9 @@ absl::StatusOr<std::uint64_t> MemoryMap::Remap(SpaceId id, const RemapRequest& r
   if (mapping.region->kind == MappingKind::kSharedCopy || mapping.region->kind == MappingKind::kDirect) {
     return Refuse(EPERM, "U3", "the mapping is or may be shared, so its length cannot change: unmap it and map anew");
   }
-  const std::uint64_t room = mapping.region->end() - request.address;
+  // P6.
+  const PoolAddress bound = profile_.grows_into_slack ? mapping.region->top() : mapping.region->end();
+  const std::uint64_t room = bound - request.address;
   if (new_pages * kPageSize > room) {
     return Refuse(
         ENOMEM, "U3",
@@ -359,10 +441,13 @@ std::string MemoryMap::Validate() const {
   std::uint64_t pages = 0;
   for (const auto& [key, region] : placed_) {
     if (key.start != region->start || key.id != region->id) return absl::StrCat("region ", region->id, " is misplaced");
-    if (region->start < last_end) return absl::StrCat("region ", region->id, " overlaps the one before it");
+    // Direct regions are windows on a device's memory, which may overlap.
+    if (region->start < last_end && region->memory != Memory::kDevice) {
+      return absl::StrCat("region ", region->id, " overlaps the one before it");
+    }
     if (!regions_.contains(region->id)) return absl::StrCat("region ", region->id, " is placed but gone");
-    last_end = region->end();
-    pages += region->pages;
+    if (region->memory != Memory::kDevice) last_end = region->top();
+    pages += PagesOf(region->length);
   }
   if (pages != region_pages_) return "the count of region pages is wrong";
 
@@ -372,7 +457,7 @@ std::string MemoryMap::Validate() const {
     if (!processes_.contains({space.pid, id})) return absl::StrCat("address space ", id, " has no process");
     for (const auto& [key, mapping] : space.mappings) {
       const Region& region = *mapping.region;
-      if (key.start < region.start || key.start + mapping.length > region.end()) {
+      if (key.start < region.start || key.start + mapping.length > region.top()) {
         return absl::StrCat("mapping ", key.id, " lies outside its region");
       }
       if (!holders_.contains(Holder{region.id, key.id, id})) return absl::StrCat("mapping ", key.id, " holds nothing");
@@ -393,15 +478,18 @@ std::string MemoryMap::Validate() const {
   }
   if (placed != placed_.size()) return "a placed region is not listed";
 
-  for (const auto& [file, copies] : shared_copies_) {
-    if (copies.empty()) return "a file without copies is indexed";
+  for (const auto& [shareable, index] : shareable_) {
+    const auto& [file, kind] = shareable;
+    if (index.empty()) return "a file without regions is indexed";
     std::uint64_t last = 0;
-    for (const auto& [first, copy] : copies) {
-      if (first < last) return absl::StrCat("the copies of inode ", file.inode, " overlap");
-      if (!(copy->file->id == file) || copy->offset / kPageSize != first) {
-        return absl::StrCat("region ", copy->id, " is indexed wrongly");
+    for (const auto& [range, region] : index) {
+      if (!(region->file->id == file) || region->kind != kind || !(range == RangeOf(*region))) {
+        return absl::StrCat("region ", region->id, " is indexed wrongly");
       }
-      last = first + copy->pages;
+      if (index.FindContaining(range.first, range.end) == nullptr) return "the index of ranges is wrong";
+      const bool disjoint = kind == MappingKind::kSharedCopy && (region->file->capabilities & kMapDirect) == 0;
+      if (disjoint && range.first < last) return absl::StrCat("the copies of inode ", file.inode, " overlap");
+      last = range.end;
     }
   }
   return "";

@@ -3,7 +3,8 @@
 // A request becomes a mapping in steps, so that reading a file can happen between them, outside any lock:
 //
 //   Reserve   answers the three questions; names the region, an existing one or a new one that has no memory yet
-//   Place     says where a new region lies and that its contents are there (or Withdraw: they could not be had)
+//   Place     says where a new region lies and that its contents are there (or Withdraw: they could not be had, or the
+//             device sites no direct mapping and a copy is made instead)
 //   Commit    turns the reservation into a mapping (or Abandon: the caller gave up or is gone)
 //
 // Not thread-safe. No I/O: memory that is no longer needed is handed back to the caller as runs.
@@ -22,6 +23,7 @@
 #include "absl/container/node_hash_map.h"
 #include "absl/status/statusor.h"
 #include "daemon/nommu/file.h"
+#include "daemon/nommu/interval_index.h"
 #include "daemon/nommu/map_request.h"
 #include "daemon/nommu/profile.h"
 
@@ -30,26 +32,39 @@ namespace mapbroker::nommu {
 // Number of an address space, never reused; 0 is none.
 using SpaceId = std::uint64_t;
 
-// Bytes of the pool, page-aligned.
-struct Extent {
-  PoolAddress start = 0;
-  std::uint64_t length = 0;
+// What a region's memory is, and so to whom it goes back.
+enum class Memory {
+  kPages,        // whole pages of the region's own
+  kSmallObject,  // shorter than a page (P2)
+  kDevice,       // the backing device's own
 };
 
-// A contiguous run of pool pages holding one piece of a file or of anonymous memory; reference-counted.
+// A contiguous run of pool memory holding one piece of a file or of anonymous memory; reference-counted.
 struct Region {
   std::uint64_t id = 0;              // never reused
   std::shared_ptr<const File> file;  // null: anonymous
   std::uint64_t offset = 0;          // bytes from the start of the file
-  std::uint64_t pages = 0;
-  std::uint32_t prot = 0;  // of the first request, for the listing (L1)
+  std::uint64_t pages = 0;           // asked for, rounded up
+  std::uint64_t length = 0;          // bytes: whole pages, or of a small object (P2) what was asked for
+  std::uint32_t prot = 0;            // of the first request, for the listing (L1)
   MappingKind kind = MappingKind::kAnonymous;
-  bool placed = false;      // has its memory and contents
-  PoolAddress start = 0;    // valid once placed
-  std::uint64_t users = 0;  // mappings and reservations
+  Memory memory = Memory::kPages;
+  bool placed = false;       // has its memory and contents
+  PoolAddress start = 0;     // valid once placed
+  std::uint64_t slack = 0;   // bytes of its memory after `length` (P6)
+  std::uint64_t users = 0;   // mappings and reservations
 
-  std::uint64_t length() const { return pages * kPageSize; }
-  PoolAddress end() const { return start + length(); }
+  PoolAddress end() const { return start + length; }
+  PoolAddress top() const { return end() + slack; }
+  std::uint64_t first_page() const { return offset / kPageSize; }
+};
+
+// Memory that no region uses any more.
+struct Freed {
+  PoolAddress start = 0;
+  std::uint64_t length = 0;  // bytes
+  Memory memory = Memory::kPages;
+  std::shared_ptr<const File> file;  // whose memory it is, if it is a device's
 };
 
 // One address space's use of a region.
@@ -73,6 +88,7 @@ struct Grant {
 struct Reservation {
   Region* region = nullptr;
   bool created = false;  // the caller must fill the region, then Place or Withdraw it
+  std::uint64_t shared_end = 0;  // a direct MAP_SHARED mapping: the file's page after its last; else 0
 };
 
 // A line of a listing, without its path: that takes I/O.
@@ -87,6 +103,12 @@ struct Row {
   std::vector<std::int32_t> pids;
 };
 
+// What configuration may set (M21, P6).
+struct Limits {
+  // Mappings that an address space may have before one of them may be split.
+  std::uint64_t max_map_count = 65530;
+};
+
 struct Counts {
   std::uint64_t regions = 0;
   std::uint64_t region_pages = 0;  // of placed regions
@@ -97,10 +119,7 @@ struct Counts {
 
 class MemoryMap {
  public:
-  // An address space that has this many mappings may not split one (M21).
-  static constexpr std::size_t kMaxMapCount = 65530;
-
-  explicit MemoryMap(const Profile& profile) : profile_(profile) {}
+  explicit MemoryMap(const Profile& profile, const Limits& limits = {}) : profile_(profile), limits_(limits) {}
 
   // A new, empty address space of process `pid`.
   SpaceId OpenSpace(std::int32_t pid);
@@ -108,23 +127,40 @@ class MemoryMap {
 
   // Unmaps at most `most` mappings of the address space and appends the memory that nobody uses any more to `freed`.
   // True when none is left and the address space is gone. In steps, so that a large one holds nobody up.
-  bool CloseSpace(SpaceId space, std::size_t most, std::vector<Extent>& freed);
+  bool CloseSpace(SpaceId space, std::size_t most, std::vector<Freed>& freed);
 
-  // Refusals: M1 to M20, S4. `file` may be null (M2).
-  absl::StatusOr<Reservation> Reserve(const MapRequest& request, const std::shared_ptr<const File>& file);
+  // Refusals: M1 to M20, S4, S10. `file` may be null (M2). `may_be_direct` is false when the device has refused to site
+  // the mapping: then it becomes a copy, if it may (S10).
+  absl::StatusOr<Reservation> Reserve(const MapRequest& request, const std::shared_ptr<const File>& file,
+                                      bool may_be_direct = true);
 
-  // REQUIRES: the region was created by Reserve and neither placed nor withdrawn yet.
-  void Place(Region* region, PoolAddress start);
+  // `slack`: bytes that its memory has beyond the region's length. REQUIRES: the region was created by Reserve and
+  // neither placed nor withdrawn yet.
+  void Place(Region* region, PoolAddress start, std::uint64_t slack = 0);
   void Withdraw(Region* region);
 
   // REQUIRES: the region is placed and the address space exists.
   Grant Commit(SpaceId space, const Reservation& reservation, const MapRequest& request);
 
   // Gives the claim up; the memory, if nobody else uses it.
-  std::optional<Extent> Abandon(const Reservation& reservation);
+  std::optional<Freed> Abandon(const Reservation& reservation);
+
+  // F4: whether a MAP_SHARED mapping, or a reservation for one, uses a page of the file at or after `first`.
+  bool IsMappedSharedFrom(const FileId& file, std::uint64_t first) const;
+
+  // The file's pages at and after `first` are no longer the device's memory at those places: what maps them directly
+  // stays as it is, and is not shared with anyone who asks from now on.
+  void DetachFrom(const FileId& file, std::uint64_t first);
+
+  // The mapping of this address space that starts at the address, null if there is none; of several, any. Valid until
+  // the next change.
+  const Mapping* FindMapping(SpaceId space, PoolAddress address) const;
+
+  // Mappings and reservations of the file's own memory (V: shm_nattch). O(regions of the file).
+  std::uint64_t DirectUsers(const FileId& file) const;
 
   // U1, P4. On success appends the memory that nobody uses any more to `freed`.
-  absl::Status Unmap(SpaceId space, PoolAddress address, std::uint64_t length, std::vector<Extent>& freed);
+  absl::Status Unmap(SpaceId space, PoolAddress address, std::uint64_t length, std::vector<Freed>& freed);
 
   // U3, P6: changes a mapping's length in place; the new length in bytes, whole pages.
   absl::StatusOr<std::uint64_t> Remap(SpaceId space, const RemapRequest& request);
@@ -157,8 +193,8 @@ class MemoryMap {
     std::int32_t pid = 0;
     Mappings mappings;
   };
-  // The copies of one file that may be shared, by their first page; their ranges are disjoint (S4).
-  using SharedCopies = absl::btree_map<std::uint64_t, Region*>;
+  // Regions that a request may share: a file's copies and its direct ones are searched apart.
+  using Shareable = std::pair<FileId, MappingKind>;
   struct Holder {
     std::uint64_t region = 0;
     std::uint64_t mapping = 0;
@@ -166,24 +202,30 @@ class MemoryMap {
     friend auto operator<=>(const Holder&, const Holder&) = default;
   };
 
-  absl::StatusOr<Region*> FindSharedCopy(const MapRequest& request, const FileId& file) const;
+  absl::StatusOr<Region*> FindToShare(const MapRequest& request, const FileId& file, bool can_be_direct) const;
+  const IntervalIndex* IndexOf(const FileId& file, MappingKind kind) const;
   Region* NewRegion(const MapRequest& request, const std::shared_ptr<const File>& file, MappingKind kind);
   void Index(Region* region);
   void Unindex(Region* region);
-  std::optional<Extent> Release(Region* region);
+  std::optional<Freed> Release(Region* region);
+  void CountShared(const FileId& file, std::uint64_t end_page);
+  void UncountShared(const FileId& file, std::uint64_t end_page);
   void Insert(SpaceId space, AddressSpace& into, PoolAddress start, const Mapping& mapping);
-  std::optional<Extent> Remove(SpaceId space, AddressSpace& from, Mappings::iterator at);
+  std::optional<Freed> Remove(SpaceId space, AddressSpace& from, Mappings::iterator at);
   absl::Status UnmapWhole(SpaceId id, AddressSpace& space, PoolAddress address, std::uint64_t length,
-                          std::vector<Extent>& freed);
+                          std::vector<Freed>& freed);
   absl::Status UnmapPart(SpaceId id, AddressSpace& space, PoolAddress address, std::uint64_t length,
-                         std::vector<Extent>& freed);
+                         std::vector<Freed>& freed);
   std::vector<std::int32_t> PidsOf(const Region& region) const;
 
   const Profile& profile_;
+  const Limits limits_;
   std::uint64_t next_id_ = 1;
   absl::flat_hash_map<std::uint64_t, std::unique_ptr<Region>> regions_;  // all, by id
   absl::btree_map<Key, Region*> placed_;                                 // by address
-  absl::flat_hash_map<FileId, SharedCopies> shared_copies_;              // those that a request may share
+  absl::node_hash_map<Shareable, IntervalIndex> shareable_;
+  // Direct MAP_SHARED mappings and reservations, by the file's page after their last: how many end there (F4).
+  absl::flat_hash_map<FileId, absl::btree_map<std::uint64_t, std::uint64_t>> shared_ends_;
   absl::node_hash_map<SpaceId, AddressSpace> spaces_;
   absl::btree_set<std::pair<std::int32_t, SpaceId>> processes_;
   absl::btree_set<Holder> holders_;  // which mappings use a region

@@ -67,6 +67,12 @@ Capabilities NeededFor(std::uint32_t prot) {
   return needed;
 }
 
+// P5: where mmap itself does not look, the copy that must be read fails. An existing copy is no way round that.
+absl::Status ValidateReading(const File& file) {
+  if (file.readable) return absl::OkStatus();
+  return Refuse(EACCES, "P5", "the descriptor is not open for reading, so the file cannot be copied: open it O_RDONLY");
+}
+
 }  // namespace
 
 absl::StatusOr<Capabilities> ValidateMmapRequest(const MapRequest& request, const File* file, const Profile& profile) {
@@ -108,18 +114,31 @@ absl::StatusOr<Capabilities> ValidateMmapRequest(const MapRequest& request, cons
     }
     if ((request.prot & PROT_READ) != 0 && (capabilities & kExecMap) == 0) capabilities &= ~kMapDirect;  // M20
   }
-  // P5: where mmap itself does not look, the copy that must be read fails. An existing copy is no way round that.
-  if ((capabilities & kMapDirect) == 0 && !file->readable) {
-    return Refuse(EACCES, "P5",
-                  "the descriptor is not open for reading, so the file cannot be copied: open it O_RDONLY");
+  if (DetermineKind(request, capabilities) != MappingKind::kDirect) {
+    if (absl::Status status = ValidateReading(*file); !status.ok()) return status;
   }
   return capabilities;
 }
 
+absl::StatusOr<Capabilities> ValidateCopyInstead(const MapRequest& request, const File& file,
+                                                 Capabilities capabilities) {
+  if (request.shared()) {
+    return Refuse(ENODEV, "S10",
+                  "the file's memory is not contiguous there or ends before the mapping does, so it cannot be mapped "
+                  "shared: set its size once, by ftruncate from 0, before writing to it");
+  }
+  if ((capabilities & kMapCopy) == 0) {
+    return Refuse(ENODEV, "S10", "the device sites no mapping in its own memory and cannot be copied");
+  }
+  if (absl::Status status = ValidateReading(file); !status.ok()) return status;
+  return capabilities & ~kMapDirect;
+}
+
 MappingKind DetermineKind(const MapRequest& request, Capabilities capabilities) {
   if (request.anonymous()) return MappingKind::kAnonymous;
-  if ((capabilities & kMapDirect) != 0) return MappingKind::kDirect;
-  return (request.prot & PROT_WRITE) != 0 ? MappingKind::kPrivateCopy : MappingKind::kSharedCopy;
+  if (request.shared()) return MappingKind::kDirect;
+  if (request.traced || (request.prot & PROT_WRITE) != 0) return MappingKind::kPrivateCopy;
+  return (capabilities & kMapDirect) != 0 ? MappingKind::kDirect : MappingKind::kSharedCopy;
 }
 
 }  // namespace mapbroker::nommu

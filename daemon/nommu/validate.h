@@ -13,7 +13,12 @@ namespace mapbroker::nommu {
 // that number exists. On success the capabilities that are left for this request, 0 for anonymous memory.
 absl::StatusOr<Capabilities> ValidateMmapRequest(const MapRequest& request, const File* file, const Profile& profile);
 
-// What kind: from the capabilities that validation left.
+// May I, once more, when the device sites no mapping (S10): the capabilities without kMapDirect. ENODEV where a copy is
+// no way out, EACCES where the file cannot be read (P5). REQUIRES: `capabilities` hold kMapDirect.
+absl::StatusOr<Capabilities> ValidateCopyInstead(const MapRequest& request, const File& file,
+                                                 Capabilities capabilities);
+
+// What kind: from the capabilities that validation left. A traced process shares no private mapping (S2).
 MappingKind DetermineKind(const MapRequest& request, Capabilities capabilities);
 
 }  // namespace mapbroker::nommu

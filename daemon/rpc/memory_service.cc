@@ -3,12 +3,10 @@
 #include <sys/mman.h>
 #include <sys/sysmacros.h>
 
-#include <cerrno>
 #include <string>
 
-#include "daemon/nommu/refusal.h"
+#include "daemon/rpc/caller.h"
 #include "daemon/rpc/status.h"
-#include "proto/handoff_packet.h"
 
 namespace mapbroker::rpc {
 namespace {
@@ -46,23 +44,9 @@ void ToProto(const ListedMapping& listed, v1::MappingRow& row) {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<session::Session>> MemoryService::CallerOf(const grpc::ServerContext& context) const {
-  const auto& metadata = context.client_metadata();
-  const auto token = metadata.find(kSessionMetadata);
-  if (token == metadata.end()) {
-    return nommu::Refuse(EPERM, "", "the call carries no session token: open a session on the handoff socket first");
-  }
-  auto session = sessions_.Find(std::string(token->second.data(), token->second.size()));
-  if (session == nullptr) {
-    return nommu::Refuse(ESRCH, "",
-                         "no session has this token: it has ended, or the daemon was restarted; connect anew");
-  }
-  return session;
-}
-
 grpc::Status MemoryService::Mmap(grpc::ServerContext* context, const v1::MmapRequest* request,
                                  v1::MmapResponse* response) {
-  const auto caller = CallerOf(*context);
+  const auto caller = CallerOf(*context, sessions_);
   if (!caller.ok()) return ToGrpc(caller.status());
   const nommu::MapRequest wanted{.length = request->length(),
                                  .prot = request->prot(),
@@ -81,14 +65,14 @@ grpc::Status MemoryService::Mmap(grpc::ServerContext* context, const v1::MmapReq
 
 grpc::Status MemoryService::Munmap(grpc::ServerContext* context, const v1::MunmapRequest* request,
                                    v1::MunmapResponse*) {
-  const auto caller = CallerOf(*context);
+  const auto caller = CallerOf(*context, sessions_);
   if (!caller.ok()) return ToGrpc(caller.status());
   return ToGrpc(broker_.Munmap(**caller, request->address(), request->length()));
 }
 
 grpc::Status MemoryService::Mremap(grpc::ServerContext* context, const v1::MremapRequest* request,
                                    v1::MremapResponse* response) {
-  const auto caller = CallerOf(*context);
+  const auto caller = CallerOf(*context, sessions_);
   if (!caller.ok()) return ToGrpc(caller.status());
   const auto length = broker_.Mremap(**caller, {.address = request->address(),
                                                 .old_length = request->old_length(),

@@ -23,8 +23,6 @@ class MemoryService final : public v1::Memory::Service {
                                  v1::PoolStatistics* response) override;
 
  private:
-  absl::StatusOr<std::shared_ptr<session::Session>> CallerOf(const grpc::ServerContext& context) const;
-
   Broker& broker_;
   const session::SessionTable& sessions_;
 };

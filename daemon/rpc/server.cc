@@ -13,19 +13,20 @@
 namespace mapbroker::rpc {
 namespace {
 
-// No request of ours needs a tenth of it; what is larger is refused before it is read.
-constexpr int kMaxRequestBytes = 64 * 1024;
+// A Pwrite of 1 MiB and what goes with it; what is larger is refused before it is read.
+constexpr int kMaxRequestBytes = (1 << 20) + 4096;
 
 // How long running calls may go on when the server stops.
 constexpr std::chrono::seconds kGrace(2);
 
 }  // namespace
 
-Server::Server(sd_event* loop, session::UnixListener& listener, grpc::Service& service) : listener_(listener) {
+Server::Server(sd_event* loop, session::UnixListener& listener, const std::vector<grpc::Service*>& services)
+    : listener_(listener) {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  builder.RegisterService(&service);
+  for (grpc::Service* service : services) builder.RegisterService(service);
   builder.SetMaxReceiveMessageSize(kMaxRequestBytes);
   server_ = builder.BuildAndStart();
   if (server_ == nullptr) std::abort();  // without a port of its own nothing can fail but memory

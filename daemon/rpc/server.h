@@ -7,6 +7,7 @@
 #include <systemd/sd-event.h>
 
 #include <memory>
+#include <vector>
 
 #include "daemon/session/unix_listener.h"
 
@@ -20,9 +21,9 @@ namespace mapbroker::rpc {
 // Lives on the thread of its event loop; handlers run on gRPC's threads.
 class Server {
  public:
-  // Serves `service`, gRPC's health service and reflection to whoever connects to `listener`. All arguments outlive the
+  // Serves `services`, gRPC's health service and reflection to whoever connects to `listener`. All arguments outlive the
   // server.
-  Server(sd_event* loop, session::UnixListener& listener, grpc::Service& service);
+  Server(sd_event* loop, session::UnixListener& listener, const std::vector<grpc::Service*>& services);
   // Refuses new calls, lets running ones finish for a moment and cancels the rest.
   ~Server();
   Server(const Server&) = delete;

@@ -36,7 +36,14 @@ absl::StatusOr<Credentials> PeerOf(int socket) {
     return Refuse(EACCES, "",
                   "the process is not visible to the daemon: run both in the same or a nested PID namespace");
   }
-  return Credentials{peer.pid, peer.uid, peer.gid};
+  Credentials credentials{peer.pid, peer.uid, peer.gid, {}};
+  // Asked twice: for how many there are, and for them.
+  socklen_t bytes = 0;
+  getsockopt(socket, SOL_SOCKET, SO_PEERGROUPS, nullptr, &bytes);
+  credentials.groups.resize(bytes / sizeof(gid_t));
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERGROUPS, credentials.groups.data(), &bytes) != 0) bytes = 0;
+  credentials.groups.resize(bytes / sizeof(gid_t));
+  return credentials;
 }
 
 // A descriptor of the very process that connected.

@@ -12,18 +12,12 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "daemon/backing/backing.h"
+#include "daemon/credentials.h"
 #include "daemon/nommu/memory_map.h"
 #include "shm_backend/mutex.h"
 #include "shm_backend/unique_fd.h"
 
 namespace mapbroker::session {
-
-// The peer's as the kernel tells them (SO_PEERCRED).
-struct Credentials {
-  pid_t pid = 0;
-  uid_t uid = 0;
-  gid_t gid = 0;
-};
 
 // Descriptors that one session may have passed and not closed: as many as a process may have open by default.
 inline constexpr std::size_t kMaxFilesPerSession = 1024;

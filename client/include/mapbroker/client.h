@@ -13,8 +13,11 @@
 #include "absl/status/statusor.h"
 #include "mapbroker/export.h"
 #include "mapbroker/mapping.h"
+#include "mapbroker/ram_file.h"
 
 namespace mapbroker {
+
+class Session;  // the library's own
 
 // How granted memory appears in this process.
 enum class Attach {
@@ -45,6 +48,8 @@ struct MapOptions {
   int flags = MAP_PRIVATE;
   // An open descriptor, ignored with MAP_ANONYMOUS. It is only borrowed: the caller may close it when Map returns.
   int fd = -1;
+  // Instead of `fd`; must belong to the same client. Only borrowed.
+  const RamFile* ram_file = nullptr;
   // Bytes, a multiple of the page size (M1).
   std::uint64_t offset = 0;
   // A wanted pool address; must be 0 under the profile classic (M3), is ignored under modern (P1).
@@ -80,6 +85,20 @@ struct PoolStatistics {
   std::string profile;                 // "classic" or "modern"
 };
 
+// A System V segment, as shmctl(IPC_STAT) has it. Times are in seconds since the epoch, 0 for never.
+struct ShmSegment {
+  int id = 0;
+  int key = 0;             // 0: IPC_PRIVATE
+  std::uint64_t size = 0;  // bytes, as asked for
+  uid_t uid = 0, cuid = 0;
+  gid_t gid = 0, cgid = 0;
+  mode_t mode = 0;                // permission bits
+  std::uint64_t nattch = 0;       // mappings
+  bool marked_destroyed = false;  // goes with its last detach
+  pid_t cpid = 0, lpid = 0;
+  std::int64_t atime = 0, dtime = 0, ctime = 0;
+};
+
 // One session. Thread-safe. The session ends, and everything in it is unmapped, when the Client and all its mappings
 // are gone or the process ends, however it ends.
 class MAPBROKER_EXPORT Client {
@@ -113,10 +132,34 @@ class MAPBROKER_EXPORT Client {
 
   absl::StatusOr<PoolStatistics> Statistics();
 
+  // Ram files (F); names begin with "ram:/". `flags` as for open(2): O_ACCMODE, O_CREAT, O_EXCL, O_TRUNC, O_APPEND,
+  // O_PATH. `mode`: permission bits of a new file; no umask is applied. ENOENT, EEXIST, EACCES, EINVAL, ENAMETOOLONG,
+  // EMFILE; with O_TRUNC also ETXTBSY.
+  absl::StatusOr<RamFile> OpenRamFile(const std::string& name, int flags, mode_t mode = 0600);
+  absl::StatusOr<RamStat> StatRamFile(const std::string& name);
+  // ENOENT; EPERM for all but its owner and root. The memory stays until the last mapping and descriptor go (F6).
+  absl::Status UnlinkRamFile(const std::string& name);
+  // Calls `file` for every ram file whose name begins with `prefix`, by name, until it returns false.
+  absl::Status ListRamFiles(const std::string& prefix, const std::function<bool(const RamStat&)>& file);
+
+  // System V shared memory (V): shmget(2), shmat(2) and shmctl(2) with their arguments and errors. Unmapping what Shmat
+  // returns detaches.
+  absl::StatusOr<int> Shmget(int key, std::uint64_t size, int flags);
+  absl::StatusOr<Mapping> Shmat(int id, int flags = 0, std::uint64_t address = 0);
+  // shmdt(2) by pool address, for those who keep addresses.
+  absl::Status Shmdt(std::uint64_t address);
+  absl::StatusOr<ShmSegment> ShmStat(int id);
+  absl::Status ShmSet(int id, uid_t uid, gid_t gid, mode_t mode);
+  absl::Status ShmRemove(int id);
+  absl::Status ListShmSegments(const std::function<bool(const ShmSegment&)>& segment);
+
   // "classic" or "modern".
   std::string profile() const;
   // Bytes.
   std::uint64_t page_size() const;
+
+  // For the library: a client of a session that is open already.
+  static Client Of(std::shared_ptr<Session> session);
 
  private:
   struct Impl;

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
+#include <span>
 #include <thread>
 #include <utility>
 
@@ -22,6 +23,9 @@ namespace {
 using nlohmann::json;
 
 constexpr std::uint64_t kPage = 4096;
+
+// Where a scenario's tmpfs: is among the ram files.
+constexpr char kTmpfs[] = "/tmpfs";
 
 // Operations that a process carries out as they stand, and those that need its names resolved first.
 const std::set<std::string> kPlain{
@@ -84,10 +88,21 @@ void Player::Play(const Scenario& scenario, const std::function<void(const Step&
     WaitUntilGone(pid);
   }
   workers_.clear();
+  CleanUp();
+}
+
+void Player::CleanUp() {
   for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
     AllowRemoval(entry.path());
     std::filesystem::remove_all(entry);
   }
+  std::vector<std::string> names;
+  client_.ListRamFiles(ram_prefix_, [&](const RamStat& stat) {
+    names.push_back(stat.name);
+    return true;
+  }).IgnoreError();
+  for (const std::string& name : names) client_.UnlinkRamFile(name).IgnoreError();
+  for (const auto& [name, id] : segments_) client_.ShmRemove(id).IgnoreError();
 }
 
 Outcome Player::Do(const Scenario& scenario, const Step& step) {
@@ -151,6 +166,9 @@ json Player::CarryOut(const Step& step) {
   if (step.op == "mremap") return Mremap(step, *worker);
   if (step.op == "load" || step.op == "store") return Load(step, *worker);
   if (step.op == "maps") return Maps(step, *worker);
+  if (step.op == "shmget") return Shmget(step, *worker);
+  if (step.op == "shmat" || step.op == "shmctl") return OnSegment(step, *worker);
+  if (step.op == "shmdt") return Shmdt(step, *worker);
   if (!kPlain.contains(step.op)) return nullptr;
   json order = step.arguments;
   if (order.contains("path")) {
@@ -165,14 +183,43 @@ json Player::CarryOut(const Step& step) {
 }
 
 json Player::Provide(const Step& step) {
-  const std::string path = RealPath(step.arguments.value("path", ""));
-  // Only files of the host's disk can be made here.
-  if (path.empty() || path.rfind(directory_, 0) != 0) {
-    unknown_.insert(step.arguments.value("path", ""));
+  const std::string scenario_path = step.arguments.value("path", "");
+  const std::string path = RealPath(scenario_path);
+  const std::string contents = PatternOf(step.arguments.value("content", json::object()));
+  // Only files of the host's disk and ram files can be made here.
+  if (path.rfind(directory_, 0) == 0) {
+    std::ofstream(path) << contents;
+  } else if (path.rfind(ram_prefix_, 0) == 0) {
+    const absl::Status status = ProvideRamFile(path, contents, step.arguments.value("layout", "") == "scattered");
+    if (!status.ok()) return {{"errno", std::string(status.message())}};
+  } else {
+    unknown_.insert(scenario_path);
     return nullptr;
   }
-  std::ofstream(path) << PatternOf(step.arguments.value("content", json::object()));
   return {{"ok", true}};
+}
+
+absl::Status Player::ProvideRamFile(const std::string& name, const std::string& contents, bool scattered) {
+  absl::StatusOr<RamFile> file = client_.OpenRamFile(name, O_RDWR | O_CREAT | O_TRUNC, 0755);
+  if (!file.ok()) return file.status();
+  const auto bytes = std::as_bytes(std::span(contents));
+  if (!scattered) {
+    if (absl::Status status = file->Ftruncate(contents.size()); !status.ok()) return status;
+    return bytes.empty() ? absl::OkStatus() : file->Pwrite(bytes, 0);
+  }
+  // Between every two pages of it another file gets one.
+  absl::StatusOr<RamFile> spacer = client_.OpenRamFile(name + ".spacer", O_RDWR | O_CREAT, 0755);
+  if (!spacer.ok()) return spacer.status();
+  for (std::uint64_t at = 0; at < bytes.size(); at += kPage) {
+    const auto page = bytes.subspan(at, std::min<std::size_t>(kPage, bytes.size() - at));
+    for (const RamFile* to : {&*file, &*spacer}) {
+      if (absl::Status status = to->Pwrite(page, at); !status.ok()) return status;
+    }
+  }
+  const absl::StatusOr<RamStat> stat = file->Stat();
+  if (!stat.ok()) return stat.status();
+  if (stat->runs != stat->allocated / kPage) return absl::InternalError("the file's pages adjoin by chance");
+  return absl::OkStatus();
 }
 
 json Player::Mmap(const Step& step, Worker& worker) {
@@ -183,6 +230,11 @@ json Player::Mmap(const Step& step, Worker& worker) {
   const json answer = worker.Ask(order);
   if (!answer.contains("address")) return answer;
 
+  return Place(step, answer, requested);
+}
+
+// What is to be said of a new mapping, and where it is for later steps.
+json Player::Place(const Step& step, const json& answer, std::uint64_t requested) {
   const std::uint64_t start = answer["address"], length = answer["length"], end = start + length;
   json same = json::array(), inside = json::array(), covers = json::array();
   for (const Piece& piece : pieces_) {
@@ -241,6 +293,51 @@ json Player::Munmap(const Step& step, Worker& worker) {
   if (whole.start < start) pieces_.push_back({whole.name, whole.proc, whole.made_at, whole.start, start - whole.start});
   if (end < whole.start + whole.length) {
     pieces_.push_back({whole.name, whole.proc, whole.made_at, end, whole.start + whole.length - end});
+  }
+  return answer;
+}
+
+json Player::Shmget(const Step& step, Worker& worker) {
+  const json answer = worker.Ask(step.arguments);
+  if (!answer.contains("id")) return answer;
+  const int id = answer["id"];
+  json same = json::array();
+  for (const auto& [name, other] : segments_) {
+    if (other == id) same.push_back(name);
+  }
+  segments_.emplace_back(step.as, id);
+  return {{"ok", true}, {"same_as", same}};
+}
+
+// shmat and shmctl.
+json Player::OnSegment(const Step& step, Worker& worker) {
+  json order = step.arguments;
+  const json& id = step.arguments.at("id");
+  if (id.is_number()) {
+    order["number"] = id;
+  } else {
+    const auto segment = std::find_if(segments_.begin(), segments_.end(), [&](const auto& at) { return at.first == id; });
+    if (segment == segments_.end()) return nullptr;
+    order["number"] = segment->second;
+  }
+  std::uint64_t requested = 0;
+  if (!AddressOf(step, "addr", "addr_delta", requested)) return nullptr;
+  order["address"] = requested;
+  const json answer = worker.Ask(order);
+  return answer.contains("address") ? Place(step, answer, requested) : answer;
+}
+
+json Player::Shmdt(const Step& step, Worker& worker) {
+  json order = step.arguments;
+  std::uint64_t start = 0;
+  if (!AddressOf(step, "at", "delta", start)) return nullptr;
+  order["address"] = start;
+  const json answer = worker.Ask(order);
+  if (answer.contains("ok")) {
+    const auto piece = std::find_if(pieces_.begin(), pieces_.end(), [&](const Piece& at) {
+      return at.proc == step.proc && at.start == start;
+    });
+    if (piece != pieces_.end()) pieces_.erase(piece);
   }
   return answer;
 }
@@ -356,13 +453,20 @@ std::string Player::RealPath(const std::string& path) const {
   if (colon == std::string::npos) return "";
   const std::string kind = path.substr(0, colon), rest = path.substr(colon + 1);
   if (kind == "disk") return directory_ + rest;
+  if (kind == "ram") return ram_prefix_ + rest;
+  if (kind == "tmpfs") return ram_prefix_ + kTmpfs + rest;
   if (kind == "proc") return "/proc" + rest;
   if (kind == "dev" && kDevices.contains(rest)) return "/dev/" + rest;
   return "";
 }
 
 std::string Player::ScenarioPath(const std::string& path) const {
-  return path.rfind(directory_, 0) == 0 ? "disk:" + path.substr(directory_.size()) : path;
+  const auto within = [&](const std::string& prefix) { return path.rfind(prefix, 0) == 0; };
+  if (within("/SYSV")) return "sysv-shm (deleted)";
+  if (within(directory_)) return "disk:" + path.substr(directory_.size());
+  if (within(ram_prefix_ + kTmpfs)) return "tmpfs:" + path.substr((ram_prefix_ + kTmpfs).size());
+  if (within(ram_prefix_)) return "ram:" + path.substr(ram_prefix_.size());
+  return path;
 }
 
 }  // namespace mapbroker::mapctl

@@ -47,15 +47,21 @@ class Player {
   // Null: not applicable.
   nlohmann::json CarryOut(const Step& step);
   nlohmann::json Provide(const Step& step);
+  absl::Status ProvideRamFile(const std::string& name, const std::string& contents, bool scattered);
   nlohmann::json Mmap(const Step& step, Worker& worker);
+  nlohmann::json Place(const Step& step, const nlohmann::json& answer, std::uint64_t requested);
   nlohmann::json MmapMany(const Step& step, Worker& worker);
   nlohmann::json Munmap(const Step& step, Worker& worker);
   nlohmann::json Mremap(const Step& step, Worker& worker);
+  nlohmann::json Shmget(const Step& step, Worker& worker);
+  nlohmann::json OnSegment(const Step& step, Worker& worker);
+  nlohmann::json Shmdt(const Step& step, Worker& worker);
   nlohmann::json Load(const Step& step, Worker& worker);
   nlohmann::json Maps(const Step& step, Worker& worker);
   nlohmann::json End(const Step& step);
   Worker* WorkerOf(const std::string& proc);
   void WaitUntilGone(pid_t pid);
+  void CleanUp();
 
   // The pool address that `at` and `delta` name; false if the name was never made.
   bool AddressOf(const Step& step, const char* key, const char* delta_key, std::uint64_t& address) const;
@@ -70,10 +76,13 @@ class Player {
   const std::string runtime_dir_;
   const std::string directory_;
   const std::string program_;
+  // Of the ram files that it makes, so that those of others are left alone.
+  const std::string ram_prefix_ = "ram:/replay-" + std::to_string(getpid());
   std::map<std::string, Worker> workers_;
   std::vector<std::string> names_;  // of mappings, in order of creation
   std::map<std::string, std::uint64_t> made_at_;
   std::vector<Piece> pieces_;
+  std::vector<std::pair<std::string, int>> segments_;  // System V: name and number, in order of creation
   std::set<std::string> overlapping_;  // mappings that a process made over one of its own
   std::set<std::string> unknown_;      // names that a step which is not applicable would have made
 };

@@ -8,6 +8,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -20,6 +21,7 @@
 #include <iostream>
 #include <map>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -59,6 +61,15 @@ const Names kOpenFlags{{"O_RDONLY", O_RDONLY}, {"O_WRONLY", O_WRONLY}, {"O_RDWR"
                        {"O_APPEND", O_APPEND}, {"O_PATH", O_PATH},     {"O_CREAT", O_CREAT},
                        {"O_TRUNC", O_TRUNC},   {"O_EXCL", O_EXCL},     {"O_DIRECTORY", O_DIRECTORY}};
 
+const Names kShmFlags{{"IPC_CREAT", IPC_CREAT},   {"IPC_EXCL", IPC_EXCL},   {"SHM_HUGETLB", SHM_HUGETLB},
+                      {"SHM_RDONLY", SHM_RDONLY}, {"SHM_RND", SHM_RND},     {"SHM_NORESERVE", SHM_NORESERVE},
+                      {"SHM_EXEC", SHM_EXEC},     {"SHM_REMAP", SHM_REMAP}};
+
+// Of the files that scenarios create.
+constexpr mode_t kMode = 0755;
+
+bool IsRamFile(const std::string& path) { return path.rfind("ram:", 0) == 0; }
+
 // Throws std::out_of_range for a name that is none.
 std::uint64_t BitsOf(const json& order, const char* key, const Names& names) {
   std::uint64_t bits = 0;
@@ -86,6 +97,10 @@ class Process {
         {"load", &Process::Load},
         {"store", &Process::Store},
         {"maps", &Process::Maps},
+        {"shmget", &Process::Shmget},
+        {"shmat", &Process::Shmat},
+        {"shmdt", &Process::Shmdt},
+        {"shmctl", &Process::Shmctl},
     };
     const std::string op = order.at("op");
     if (const auto found = kOrders.find(op); found != kOrders.end()) return (this->*found->second)(order);
@@ -100,9 +115,23 @@ class Process {
     return found == fds_.end() ? -1 : found->second;
   }
 
-  // "path": a real path, or one of the kinds without one.
+  // The ram file that the order names, null if it names something else.
+  const RamFile* RamFileOf(const json& order) const {
+    const auto fd = order.find("fd");
+    if (fd == order.end() || !fd->is_string()) return nullptr;
+    const auto found = ram_files_.find(fd->get<std::string>());
+    return found == ram_files_.end() ? nullptr : &found->second;
+  }
+
+  // "path": a real path, the name of a ram file, or one of the kinds without one.
   json Open(const json& order) {
     const std::string path = order.at("path");
+    if (IsRamFile(path)) {
+      auto file = client_.OpenRamFile(path, static_cast<int>(BitsOf(order, "flags", kOpenFlags)), kMode);
+      if (!file.ok()) return Answer(file.status());
+      ram_files_[order.at("as")] = *std::move(file);
+      return Done();
+    }
     const int flags = static_cast<int>(BitsOf(order, "flags", kOpenFlags)) | O_CLOEXEC;
     int fd;
     if (path == "pipe") {
@@ -113,26 +142,36 @@ class Process {
     } else if (path == "eventfd") {
       fd = eventfd(0, EFD_CLOEXEC);
     } else {
-      fd = open(path.c_str(), flags, 0755);
+      fd = open(path.c_str(), flags, kMode);
     }
     if (fd < 0) return Failed(errno);
     fds_[order.at("as")] = fd;
     return Done();
   }
   json Close(const json& order) {
+    if (ram_files_.erase(order.value("fd", "")) > 0) return Done();
     const int fd = FdOf(order);
     fds_.erase(order.value("fd", ""));
     return Answer(close(fd) == 0);
   }
   json Truncate(const json& order) {
+    if (const RamFile* file = RamFileOf(order)) return Answer(file->Ftruncate(NumberOf(order, "size")));
     return Answer(ftruncate(FdOf(order), static_cast<off_t>(NumberOf(order, "size"))) == 0);
   }
   json Size(const json& order) {
+    if (const RamFile* file = RamFileOf(order)) {
+      const absl::StatusOr<RamStat> stat = file->Stat();
+      if (!stat.ok()) return Answer(stat.status());
+      return {{"ok", true}, {"size", stat->size}};
+    }
     struct stat stat;
     if (fstat(FdOf(order), &stat) != 0) return Failed(errno);
     return {{"ok", true}, {"size", stat.st_size}};
   }
-  json Unlink(const json& order) { return Answer(unlink(order.at("path").get<std::string>().c_str()) == 0); }
+  json Unlink(const json& order) {
+    if (IsRamFile(order.at("path"))) return Answer(client_.UnlinkRamFile(order.at("path")));
+    return Answer(unlink(order.at("path").get<std::string>().c_str()) == 0);
+  }
   json SetAppendOnly(const json& order) {
     int flags = 0;
     const int fd = FdOf(order);
@@ -144,14 +183,26 @@ class Process {
     const std::string text = order.contains("text")
                                  ? order["text"].get<std::string>()
                                  : std::string(NumberOf(order, "count"), static_cast<char>(NumberOf(order, "byte")));
+    if (const RamFile* file = RamFileOf(order)) {
+      const absl::Status status = file->Pwrite(std::as_bytes(std::span(text)), NumberOf(order, "offset"));
+      if (!status.ok()) return Answer(status);
+      return {{"ok", true}, {"count", text.size()}};
+    }
     const ssize_t count = pwrite(FdOf(order), text.data(), text.size(), static_cast<off_t>(NumberOf(order, "offset")));
     if (count < 0) return Failed(errno);
     return {{"ok", true}, {"count", count}};
   }
   json ReadFile(const json& order) {
     std::string text(NumberOf(order, "count"), '\0');
-    const ssize_t count = pread(FdOf(order), text.data(), text.size(), static_cast<off_t>(NumberOf(order, "offset")));
-    if (count < 0) return Failed(errno);
+    ssize_t count;
+    if (const RamFile* file = RamFileOf(order)) {
+      const auto read = file->Pread(std::as_writable_bytes(std::span(text)), NumberOf(order, "offset"));
+      if (!read.ok()) return Answer(read.status());
+      count = static_cast<ssize_t>(*read);
+    } else {
+      count = pread(FdOf(order), text.data(), text.size(), static_cast<off_t>(NumberOf(order, "offset")));
+      if (count < 0) return Failed(errno);
+    }
     return {{"ok", true},
             {"count", count},
             {"contents", absl::BytesToHexString(text.substr(0, static_cast<std::size_t>(count)))}};
@@ -162,8 +213,12 @@ class Process {
                                 .prot = static_cast<int>(BitsOf(order, "prot", kProt)),
                                 .flags = static_cast<int>(BitsOf(order, "flags", kMapFlags)),
                                 .fd = FdOf(order),
+                                .ram_file = RamFileOf(order),
                                 .offset = NumberOf(order, "offset"),
                                 .address = NumberOf(order, "address")});
+    return Keep(mapping);
+  }
+  static json Keep(absl::StatusOr<Mapping>& mapping) {
     if (!mapping.ok()) return Answer(mapping.status());
     const std::uint64_t length = mapping->length();
     return {{"ok", true}, {"address", mapping->Release()}, {"length", length}};
@@ -177,6 +232,29 @@ class Process {
                        static_cast<int>(BitsOf(order, "flags", kRemapFlags)), NumberOf(order, "new_address"));
     if (!length.ok()) return Answer(length.status());
     return {{"ok", true}, {"length", *length}};
+  }
+  json Shmget(const json& order) {
+    const int key = order.at("key") == "IPC_PRIVATE" ? IPC_PRIVATE : static_cast<int>(NumberOf(order, "key"));
+    const int flags = static_cast<int>(BitsOf(order, "flags", kShmFlags) | NumberOf(order, "mode", 0600));
+    const absl::StatusOr<int> id = client_.Shmget(key, NumberOf(order, "size"), flags);
+    if (!id.ok()) return Answer(id.status());
+    return {{"ok", true}, {"id", *id}};
+  }
+  json Shmat(const json& order) {
+    auto mapping = client_.Shmat(order.at("number"), static_cast<int>(BitsOf(order, "flags", kShmFlags)),
+                                 NumberOf(order, "address"));
+    return Keep(mapping);
+  }
+  json Shmdt(const json& order) { return Answer(client_.Shmdt(NumberOf(order, "address"))); }
+  json Shmctl(const json& order) {
+    const int id = order.at("number");
+    if (order.at("cmd") == "IPC_RMID") return Answer(client_.ShmRemove(id));
+    const absl::StatusOr<ShmSegment> segment = client_.ShmStat(id);
+    if (!segment.ok()) return Answer(segment.status());
+    return {{"ok", true},
+            {"size", segment->size},
+            {"nattch", segment->nattch},
+            {"marked_destroyed", segment->marked_destroyed}};
   }
   json Load(const json& order) {
     const auto* from = reinterpret_cast<const char*>(client_.pool_base()) + NumberOf(order, "address");
@@ -228,6 +306,7 @@ class Process {
   Client client_;
   mb_session* c_session_;
   std::map<std::string, int> fds_;
+  std::map<std::string, RamFile> ram_files_;
 };
 
 }  // namespace

@@ -49,6 +49,10 @@ TEST_F(ConfigFileTest, SetsEverythingThatCanBeSet) {
     huge_pages = true
     [sockets]
     mode = "0600"
+    [limits]
+    max_map_count = 10
+    nr_trim_pages = 0
+    shmmni = 7
   )")
                   .ok());
   EXPECT_EQ(config_.runtime_dir, "/run/other");
@@ -59,6 +63,9 @@ TEST_F(ConfigFileTest, SetsEverythingThatCanBeSet) {
   EXPECT_EQ(config_.pool.size, 64u << 20);
   EXPECT_TRUE(config_.pool.huge_pages);
   EXPECT_EQ(config_.socket_mode, 0600u);
+  EXPECT_EQ(config_.limits.map.max_map_count, 10u);
+  EXPECT_EQ(config_.limits.nr_trim_pages, 0u);
+  EXPECT_EQ(config_.limits.sysv.shmmni, 7u);
 }
 
 TEST_F(ConfigFileTest, MistakesAreNamedWithFileAndLine) {
@@ -66,6 +73,9 @@ TEST_F(ConfigFileTest, MistakesAreNamedWithFileAndLine) {
   EXPECT_EQ(Complaint("\n\n[pool]\nsice = \"1M\"\n"), path_ + ":4: unknown key pool.sice");
   EXPECT_EQ(Complaint("[pool]\nsize = 5\n"), path_ + ":2: size must be a string in quotes");
   EXPECT_EQ(Complaint("[sockets]\nmode = \"999\"\n"), path_ + ":2: socket mode \"999\" is not octal, like \"0660\"");
+  EXPECT_EQ(Complaint("[limits]\nshmmni = -1\n"), path_ + ":2: limits.shmmni is a whole number, 0 or more");
+  EXPECT_EQ(Complaint("[limits]\nshmmni = \"1\"\n"), path_ + ":2: limits.shmmni is a whole number, 0 or more");
+  EXPECT_EQ(Complaint("[limits]\nhands = 2\n"), path_ + ":2: unknown key limits.hands");
   EXPECT_EQ(Complaint("x = \n").substr(0, path_.size() + 2), path_ + ":1");
 }
 

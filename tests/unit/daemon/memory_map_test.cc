@@ -59,7 +59,7 @@ class MemoryMapTest : public ::testing::TestWithParam<const Profile*> {
   }
   std::uint64_t FreedPages() const {
     std::uint64_t pages = 0;
-    for (const Extent& extent : freed_) pages += extent.length / kPage;
+    for (const Freed& extent : freed_) pages += extent.length / kPage;
     return pages;
   }
   std::vector<std::pair<PoolAddress, std::uint64_t>> Listed(std::int32_t pid) {
@@ -76,7 +76,7 @@ class MemoryMapTest : public ::testing::TestWithParam<const Profile*> {
   SpaceId a_, b_;
   std::shared_ptr<File> f_, g_;
   PoolAddress next_ = 64 * kPage;
-  std::vector<Extent> freed_;
+  std::vector<Freed> freed_;
 };
 
 INSTANTIATE_TEST_SUITE_P(Profiles, MemoryMapTest, ::testing::Values(&kClassic, &kModern),

@@ -13,6 +13,12 @@ constexpr std::size_t kSlice = std::size_t{8} << 20;
 
 }  // namespace
 
+absl::StatusOr<nommu::PoolAddress> Backing::GetUnmappedArea(std::uint64_t, std::uint64_t) const {
+  return nommu::Refuse(ENOSYS, "S10", "the file has no memory of its own");
+}
+
+void Backing::Close(nommu::PoolAddress, std::uint64_t) const {}
+
 absl::Status Fill(const Backing& file, std::uint64_t offset, std::span<std::byte> memory,
                   const std::function<bool()>& cancelled) {
   const absl::StatusOr<std::uint64_t> size = file.Size();

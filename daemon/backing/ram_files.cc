@@ -1,0 +1,337 @@
+#include "daemon/backing/ram_files.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "daemon/nommu/refusal.h"
+
+namespace mapbroker::backing {
+namespace {
+
+using nommu::kPageSize;
+using nommu::PagesOf;
+using nommu::Refuse;
+
+// The largest size that a file may have: off_t's.
+constexpr std::uint64_t kMaxSize = INT64_MAX;
+
+absl::Status TooBig(std::uint64_t size, std::uint64_t most) {
+  return Refuse(EFBIG, "F1", absl::StrCat("a ram file of ", size, " bytes is larger than the ", most, " that can be"));
+}
+
+absl::Status NoMemory(std::uint64_t bytes) {
+  return Refuse(ENOMEM, "F1",
+                absl::StrCat("no run of ", bytes, " bytes is free in the pool: unmap or unlink something, `mapctl maps` "
+                             "and `mapctl ram ls` show who holds what"));
+}
+
+auto IntervalOf(std::uint64_t first, std::uint64_t end) {
+  return boost::icl::interval<std::uint64_t>::right_open(first, end);
+}
+
+absl::Status CheckName(const std::string& name) {
+  if (!absl::StartsWith(name, absl::StrCat(kRamScheme, "/")) || name.size() < sizeof(kRamScheme) + 1 ||
+      name.find('\0') != std::string::npos || absl::EndsWith(name, "/")) {
+    return Refuse(EINVAL, "F", "the name of a ram file is ram:/ and at least one character, and does not end in a slash");
+  }
+  if (name.size() > kMaxRamName) {
+    return Refuse(ENAMETOOLONG, "F", absl::StrCat("the name of a ram file has at most ", kMaxRamName, " bytes"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status NoSuchFile(const std::string& name) {
+  return Refuse(ENOENT, "F", absl::StrCat("there is no ", name, ": open it with O_CREAT, or see `mapctl ram ls`"));
+}
+
+}  // namespace
+
+RamNode::RamNode(RamFiles& files, std::string name, std::uint64_t inode, const Credentials& owner, mode_t mode)
+    : files_(files), name_(std::move(name)), inode_(inode), uid_(owner.uid), gid_(owner.gid), mode_(mode & 0777) {}
+
+RamNode::~RamNode() { Shrink(0); }
+
+std::string RamNode::Name() const {
+  shm::MutexLock lock(mutex_);
+  return unlinked_ ? name_ + " (deleted)" : name_;
+}
+
+std::uint64_t RamNode::Size() const {
+  shm::MutexLock lock(mutex_);
+  return size_;
+}
+
+void RamNode::SetUnlinked() {
+  shm::MutexLock lock(mutex_);
+  unlinked_ = true;
+}
+
+RamStat RamNode::Stat() const {
+  RamStat stat{.name = Name(), .inode = inode_, .uid = uid_, .gid = gid_, .mode = mode_};
+  shm::MutexLock lock(mutex_);
+  stat.size = size_;
+  stat.runs = boost::icl::interval_count(pages_);
+  for (const auto& [interval, place] : pages_) stat.allocated += boost::icl::length(interval) * kPageSize;
+  return stat;
+}
+
+std::vector<RamNode::Piece> RamNode::PiecesIn(std::uint64_t first, std::uint64_t end) const {
+  std::vector<Piece> pieces;
+  const auto [begin, past] = pages_.equal_range(IntervalOf(first, end));
+  for (auto at = begin; at != past; ++at) {
+    const std::uint64_t from = std::max(at->first.lower(), first), to = std::min(at->first.upper(), end);
+    pieces.push_back(Piece{from, {static_cast<std::uint64_t>(static_cast<std::int64_t>(from) + at->second), to - from}});
+  }
+  return pieces;
+}
+
+// The run of a gap has no place yet.
+std::vector<RamNode::Piece> RamNode::GapsIn(std::uint64_t first, std::uint64_t end) const {
+  std::vector<Piece> gaps;
+  for (const Piece& piece : PiecesIn(first, end)) {
+    if (first < piece.first) gaps.push_back(Piece{first, {0, piece.first - first}});
+    first = piece.first + piece.run.pages;
+  }
+  if (first < end) gaps.push_back(Piece{first, {0, end - first}});
+  return gaps;
+}
+
+void RamNode::Add(const Piece& piece) {
+  files_.held_.Hold(piece.run);
+  pages_.set({IntervalOf(piece.first, piece.first + piece.run.pages),
+              static_cast<std::int64_t>(piece.run.first) - static_cast<std::int64_t>(piece.first)});
+}
+
+void RamNode::FreePieces(const std::vector<Piece>& pieces) const {
+  for (const Piece& piece : pieces) files_.pages_.Free(piece.run);
+}
+
+// Finds memory for all of the gaps, in as few runs as can be had: a gap may become several. On failure nothing is kept.
+absl::Status RamNode::AllocateGaps(std::vector<Piece>& gaps) const {
+  std::vector<Piece> made;
+  while (!gaps.empty()) {
+    Piece gap = gaps.back();
+    gaps.pop_back();
+    const std::optional<shm::Run> run = files_.pages_.Allocate(gap.run.pages);
+    if (run) {
+      made.push_back(Piece{gap.first, *run});
+    } else if (gap.run.pages > 1) {
+      const std::uint64_t half = gap.run.pages / 2;
+      gaps.push_back(Piece{gap.first, {0, half}});
+      gaps.push_back(Piece{gap.first + half, {0, gap.run.pages - half}});
+    } else {
+      FreePieces(made);
+      return NoMemory(kPageSize);
+    }
+  }
+  gaps = std::move(made);
+  return absl::OkStatus();
+}
+
+std::size_t RamNode::Read(std::uint64_t offset, std::span<std::byte> into) const {
+  std::vector<Piece> pieces;
+  {
+    shm::MutexLock lock(mutex_);
+    if (offset >= size_) return 0;
+    into = into.first(std::min<std::uint64_t>(into.size(), size_ - offset));
+    if (into.empty()) return 0;
+    pieces = PiecesIn(offset / kPageSize, PagesOf(offset + into.size()));
+    for (const Piece& piece : pieces) files_.held_.Hold(piece.run);
+  }
+  std::memset(into.data(), 0, into.size());
+  for (const Piece& piece : pieces) {
+    const std::uint64_t from = std::max(piece.first * kPageSize, offset);
+    const std::uint64_t to = std::min((piece.first + piece.run.pages) * kPageSize, offset + into.size());
+    std::memcpy(into.data() + (from - offset),
+                files_.pool_.data() + piece.run.first * kPageSize + (from - piece.first * kPageSize), to - from);
+    files_.held_.Drop(piece.run);
+  }
+  return into.size();
+}
+
+absl::Status RamNode::Write(std::uint64_t offset, bool append, std::span<const std::byte> from) {
+  if (from.empty()) return absl::OkStatus();
+  // Memory for the gaps is found outside the lock, for the gaps that there were then.
+  std::vector<Piece> pieces, gaps, memory;
+  for (;;) {
+    {
+      shm::MutexLock lock(mutex_);
+      if (append) offset = size_;
+      if (offset > kMaxSize || from.size() > kMaxSize - offset) break;
+      const std::uint64_t first = offset / kPageSize, end = PagesOf(offset + from.size());
+      std::vector<Piece> gaps_now = GapsIn(first, end);
+      if (gaps_now == gaps) {
+        for (const Piece& piece : memory) Add(piece);
+        size_ = std::max(size_, offset + from.size());
+        pieces = PiecesIn(first, end);
+        for (const Piece& piece : pieces) files_.held_.Hold(piece.run);
+        break;
+      }
+      gaps = std::move(gaps_now);
+    }
+    FreePieces(memory);
+    memory = gaps;
+    if (absl::Status status = AllocateGaps(memory); !status.ok()) return status;
+  }
+  if (pieces.empty()) {
+    FreePieces(memory);
+    return TooBig(offset, kMaxSize);
+  }
+  for (const Piece& piece : pieces) {
+    const std::uint64_t begin = std::max(piece.first * kPageSize, offset);
+    const std::uint64_t end = std::min((piece.first + piece.run.pages) * kPageSize, offset + from.size());
+    std::memcpy(files_.pool_.data() + piece.run.first * kPageSize + (begin - piece.first * kPageSize),
+                from.data() + (begin - offset), end - begin);
+    files_.held_.Drop(piece.run);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RamNode::Grow(std::uint64_t size) {
+  if (size > kMaxSize) return TooBig(size, kMaxSize);
+  {
+    shm::MutexLock lock(mutex_);
+    if (size_ > 0) size_ = std::max(size_, size);
+    if (size_ > 0 || size == 0) return absl::OkStatus();
+  }
+  const std::uint64_t pool = files_.pool_.size();
+  if (size > pool) return TooBig(size, pool);
+  const std::optional<shm::Run> run = files_.pages_.Allocate(PagesOf(size));
+  if (!run) return NoMemory(size);
+  {
+    shm::MutexLock lock(mutex_);
+    if (size_ == 0) {
+      Add(Piece{0, *run});
+      size_ = size;
+      return absl::OkStatus();
+    }
+  }
+  // Somebody was faster.
+  files_.pages_.Free(*run);
+  return Grow(size);
+}
+
+void RamNode::Shrink(std::uint64_t size) {
+  std::vector<Piece> cut;
+  {
+    shm::MutexLock lock(mutex_);
+    cut = PiecesIn(PagesOf(size), UINT64_MAX);
+    pages_.erase(IntervalOf(PagesOf(size), UINT64_MAX));
+    size_ = size;
+    if (const std::uint64_t kept = size % kPageSize; kept != 0) {
+      for (const Piece& last : PiecesIn(size / kPageSize, size / kPageSize + 1)) {
+        std::memset(files_.pool_.data() + last.run.first * kPageSize + kept, 0, kPageSize - kept);
+      }
+    }
+  }
+  for (const Piece& piece : cut) files_.held_.Drop(piece.run);
+}
+
+absl::StatusOr<nommu::PoolAddress> RamNode::Hold(std::uint64_t first, std::uint64_t pages) const {
+  shm::MutexLock lock(mutex_);
+  const std::uint64_t last = PagesOf(size_);
+  if (first < last && pages <= last - first) {
+    const std::vector<Piece> pieces = PiecesIn(first, first + pages);
+    if (pieces.size() == 1 && pieces[0].run.pages == pages) {
+      files_.held_.Hold(pieces[0].run);
+      return pieces[0].run.first * kPageSize;
+    }
+  }
+  return Refuse(ENOSYS, "S10", "the ram file's pages are not there, or not contiguous");
+}
+
+void RamNode::Release(nommu::PoolAddress start, std::uint64_t length) const {
+  files_.held_.Drop(shm::Run{start / kPageSize, length / kPageSize});
+}
+
+RamFile::RamFile(std::shared_ptr<RamNode> node, int open_flags)
+    : node_(std::move(node)), append_((open_flags & O_APPEND) != 0) {
+  id = {.device = kRamDevice, .inode = node_->inode()};
+  if ((open_flags & O_PATH) != 0) {
+    kind = Kind::kNotOpen;
+    return;
+  }
+  capabilities = nommu::kMapCopy | nommu::kMapDirect | nommu::kReadMap | nommu::kWriteMap | nommu::kExecMap;
+  const int mode = open_flags & O_ACCMODE;
+  readable = mode != O_WRONLY;
+  writable = mode != O_RDONLY;
+}
+
+absl::StatusOr<nommu::PoolAddress> RamFile::GetUnmappedArea(std::uint64_t offset, std::uint64_t length) const {
+  return node_->Hold(offset / kPageSize, length / kPageSize);
+}
+
+std::shared_ptr<RamNode> RamFiles::Make(const std::string& name, const Credentials& owner, mode_t mode) {
+  return std::make_shared<RamNode>(*this, name, ++last_inode_, owner, mode);
+}
+
+absl::StatusOr<std::shared_ptr<RamFile>> RamFiles::Open(const std::string& name, int flags, mode_t mode,
+                                                        const Credentials& who) {
+  if (absl::Status status = CheckName(name); !status.ok()) return status;
+  if ((flags & O_ACCMODE) == O_ACCMODE) return Refuse(EINVAL, "F", "give one of O_RDONLY, O_WRONLY and O_RDWR");
+  if ((flags & O_DIRECTORY) != 0) return Refuse(ENOTDIR, "F", "there are no directories among ram files");
+  shm::MutexLock lock(mutex_);
+  if (const auto found = names_.find(name); found != names_.end()) {
+    const RamNode& node = *found->second;
+    if ((flags & O_CREAT) != 0 && (flags & O_EXCL) != 0) {
+      return Refuse(EEXIST, "F", absl::StrCat(name, " exists: leave O_EXCL out, or take another name"));
+    }
+    const int access = flags & O_ACCMODE;
+    unsigned wanted = access == O_RDONLY ? kRead : access == O_WRONLY ? kWrite : kRead | kWrite;
+    if ((flags & O_TRUNC) != 0) wanted |= kWrite;
+    if ((flags & O_PATH) == 0 && !MayAccess(who, node.uid(), node.gid(), node.mode(), wanted)) {
+      return Refuse(EACCES, "F", absl::StrCat("the permission bits of ", name, " do not allow it to user ", who.uid));
+    }
+    return std::make_shared<RamFile>(found->second, flags);
+  }
+  if ((flags & O_CREAT) == 0) return NoSuchFile(name);
+  const auto node = Make(name, who, mode);
+  names_.emplace(name, node);
+  return std::make_shared<RamFile>(node, flags);
+}
+
+std::shared_ptr<RamNode> RamFiles::MakeUnnamed(const std::string& shown, const Credentials& owner, mode_t mode) {
+  shm::MutexLock lock(mutex_);
+  auto node = Make(shown, owner, mode);
+  node->SetUnlinked();
+  return node;
+}
+
+absl::Status RamFiles::Unlink(const std::string& name, const Credentials& who) {
+  std::shared_ptr<RamNode> node;  // goes after the lock
+  shm::MutexLock lock(mutex_);
+  const auto found = names_.find(name);
+  if (found == names_.end()) return NoSuchFile(name);
+  if (!who.privileged() && who.uid != found->second->uid()) {
+    return Refuse(EPERM, "F", absl::StrCat(name, " belongs to user ", found->second->uid(), ", who alone may unlink it"));
+  }
+  node = std::move(found->second);
+  names_.erase(found);
+  node->SetUnlinked();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<RamStat> RamFiles::Stat(const std::string& name) const {
+  shm::MutexLock lock(mutex_);
+  const auto found = names_.find(name);
+  if (found == names_.end()) return NoSuchFile(name);
+  return found->second->Stat();
+}
+
+std::vector<RamStat> RamFiles::List(const std::string& prefix, const std::string& after, std::size_t most) const {
+  std::vector<RamStat> listed;
+  shm::MutexLock lock(mutex_);
+  for (auto at = after.empty() ? names_.lower_bound(prefix) : names_.upper_bound(after);
+       at != names_.end() && listed.size() < most && absl::StartsWith(at->first, prefix); ++at) {
+    listed.push_back(at->second->Stat());
+  }
+  return listed;
+}
+
+}  // namespace mapbroker::backing

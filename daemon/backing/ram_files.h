@@ -1,0 +1,156 @@
+// D2, F: ram files, files whose contents are pages of the pool. Their names are "ram:/..." and belong to the daemon.
+#pragma once
+
+#include <boost/icl/interval_map.hpp>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/container/btree_map.h"
+#include "absl/status/statusor.h"
+#include "daemon/backing/backing.h"
+#include "daemon/credentials.h"
+#include "shm_backend/held_pages.h"
+#include "shm_backend/mutex.h"
+#include "shm_backend/page_pool.h"
+
+namespace mapbroker::backing {
+
+inline constexpr char kRamScheme[] = "ram:";
+
+// st_dev of ram files: a number that no file of the host has, since Linux numbers devices with 12 bits of major.
+inline constexpr std::uint64_t kRamDevice = std::uint64_t{1} << 44;
+
+// Bytes of a name, "ram:" included; as long as a path may be.
+inline constexpr std::size_t kMaxRamName = 4095;
+
+struct RamStat {
+  std::string name;  // with " (deleted)" when it is unlinked
+  std::uint64_t inode = 0;
+  uid_t uid = 0;
+  gid_t gid = 0;
+  mode_t mode = 0;              // permission bits
+  std::uint64_t size = 0;       // bytes
+  std::uint64_t allocated = 0;  // bytes of pool memory
+  std::uint64_t runs = 0;       // contiguous runs that hold it: one where all of it can be mapped shared (F1, F2)
+};
+
+class RamFiles;
+
+// A file, open or not. Thread-safe. Its memory goes when the last descriptor and mapping do and it has no name (F6).
+class RamNode {
+ public:
+  RamNode(RamFiles& files, std::string name, std::uint64_t inode, const Credentials& owner, mode_t mode);
+  ~RamNode();
+  RamNode(const RamNode&) = delete;
+  RamNode& operator=(const RamNode&) = delete;
+
+  std::uint64_t inode() const { return inode_; }
+  uid_t uid() const { return uid_; }
+  gid_t gid() const { return gid_; }
+  mode_t mode() const { return mode_; }
+  std::string Name() const;
+  std::uint64_t Size() const;
+  RamStat Stat() const;
+  void SetUnlinked();
+
+  // How many bytes were read: fewer than asked for only at the end of the file. Holes read as zeros.
+  std::size_t Read(std::uint64_t offset, std::span<std::byte> into) const;
+  // Writes all of it, at the end where `append` says so. EFBIG, ENOMEM; nothing is changed then.
+  absl::Status Write(std::uint64_t offset, bool append, std::span<const std::byte> from);
+  // F1: a file of size 0 gets one run. EFBIG, ENOMEM. F2: a larger size makes a hole. REQUIRES: `size` is not less than
+  // the file's, unless nothing else changes the file (Shrink).
+  absl::Status Grow(std::uint64_t size);
+  // F5: gives back the pages past the new size and zeroes the rest of the last. Whoever holds pages keeps them.
+  void Shrink(std::uint64_t size);
+
+  // F1, F3: where `pages` pages from `first` lie if they are there and contiguous; they are held until Release.
+  absl::StatusOr<nommu::PoolAddress> Hold(std::uint64_t first, std::uint64_t pages) const;
+  void Release(nommu::PoolAddress start, std::uint64_t length) const;
+
+ private:
+  // File page to (pool page - file page): what is contiguous in both is one entry.
+  using Pages = boost::icl::interval_map<std::uint64_t, std::int64_t, boost::icl::partial_enricher>;
+  struct Piece {
+    std::uint64_t first = 0;  // file page
+    shm::Run run;
+    friend bool operator==(const Piece&, const Piece&) = default;
+  };
+
+  std::vector<Piece> PiecesIn(std::uint64_t first, std::uint64_t end) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::vector<Piece> GapsIn(std::uint64_t first, std::uint64_t end) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Add(const Piece& piece) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status AllocateGaps(std::vector<Piece>& gaps) const;
+  void FreePieces(const std::vector<Piece>& pieces) const;
+
+  RamFiles& files_;
+  const std::string name_;
+  const std::uint64_t inode_;
+  const uid_t uid_;
+  const gid_t gid_;
+  const mode_t mode_;
+  mutable shm::Mutex mutex_;
+  bool unlinked_ ABSL_GUARDED_BY(mutex_) = false;
+  std::uint64_t size_ ABSL_GUARDED_BY(mutex_) = 0;
+  Pages pages_ ABSL_GUARDED_BY(mutex_);
+};
+
+// One open file description of a ram file. Thread-safe.
+class RamFile : public Backing {
+ public:
+  // `open_flags`: O_ACCMODE and O_APPEND of open(2).
+  RamFile(std::shared_ptr<RamNode> node, int open_flags);
+
+  RamNode& node() const { return *node_; }
+  bool append() const { return append_; }
+
+  absl::StatusOr<std::uint64_t> Size() const override { return node_->Size(); }
+  absl::StatusOr<std::size_t> Read(std::uint64_t offset, std::span<std::byte> into) const override {
+    return node_->Read(offset, into);
+  }
+  std::string Path() const override { return node_->Name(); }
+  absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length) const override;
+  void Close(nommu::PoolAddress start, std::uint64_t length) const override { node_->Release(start, length); }
+
+ private:
+  const std::shared_ptr<RamNode> node_;
+  const bool append_;
+};
+
+// All ram files, by name. Thread-safe; outlives every node. There are no directories: a name may hold slashes, and
+// listing takes a prefix. As in a directory with the sticky bit everybody may create, and only the owner may unlink.
+class RamFiles {
+ public:
+  // `pool` is where this process has the pool's bytes.
+  RamFiles(shm::PagePool& pages, std::span<std::byte> pool) : pages_(pages), pool_(pool), held_(pages) {}
+
+  // open(2): O_ACCMODE, O_CREAT, O_EXCL, O_APPEND and O_PATH; O_TRUNC is the caller's to carry out (F4). ENOENT, EEXIST,
+  // EACCES, EINVAL, ENAMETOOLONG, ENOTDIR (O_DIRECTORY).
+  absl::StatusOr<std::shared_ptr<RamFile>> Open(const std::string& name, int flags, mode_t mode,
+                                                const Credentials& who);
+  // A file that never had a name; `shown` is what listings say.
+  std::shared_ptr<RamNode> MakeUnnamed(const std::string& shown, const Credentials& owner, mode_t mode);
+  // ENOENT, EPERM.
+  absl::Status Unlink(const std::string& name, const Credentials& who);
+  absl::StatusOr<RamStat> Stat(const std::string& name) const;
+  // At most `most` files whose name begins with `prefix` and comes after `after`, by name.
+  std::vector<RamStat> List(const std::string& prefix, const std::string& after, std::size_t most) const;
+
+ private:
+  friend class RamNode;
+  std::shared_ptr<RamNode> Make(const std::string& name, const Credentials& owner, mode_t mode)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  shm::PagePool& pages_;
+  const std::span<std::byte> pool_;
+  shm::HeldPages held_;
+  mutable shm::Mutex mutex_;
+  std::uint64_t last_inode_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::btree_map<std::string, std::shared_ptr<RamNode>> names_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace mapbroker::backing

@@ -1,0 +1,119 @@
+// The broker's calls on memory-backed files: those that change what mappings may rely on.
+#include <fcntl.h>
+#include <sys/shm.h>
+
+#include <cerrno>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/broker.h"
+#include "daemon/nommu/refusal.h"
+
+namespace mapbroker {
+
+using nommu::Refuse;
+
+absl::StatusOr<int> Broker::OpenRamFile(session::Session& caller, const std::string& name, int flags, mode_t mode) {
+  absl::StatusOr<std::shared_ptr<backing::RamFile>> file = ram_files_.Open(name, flags, mode, caller.peer());
+  if (!file.ok()) return file.status();
+  if (caller.read_only() && (*file)->writable) {
+    return Refuse(EACCES, "", "the session is read-only: open the ram file O_RDONLY");
+  }
+  if ((flags & O_TRUNC) != 0 && (*file)->writable) {
+    if (absl::Status status = Ftruncate(**file, 0); !status.ok()) return status;
+  }
+  return caller.AddFile(*std::move(file));
+}
+
+absl::Status Broker::Ftruncate(const backing::RamFile& file, std::uint64_t size) {
+  if (!file.writable) return Refuse(EINVAL, "F", "the ram file is not open for writing: open it O_RDWR");
+  backing::RamNode& node = file.node();
+  {
+    // Decided and done under one lock, so that nobody maps meanwhile what is cut off.
+    shm::MutexLock lock(mutex_);
+    if (size < node.Size()) {
+      if (map_.IsMappedSharedFrom(file.id, size / nommu::kPageSize)) {
+        return Refuse(ETXTBSY, "F4",
+                      absl::StrCat("a shared mapping uses the file past byte ", size,
+                                   ": unmap it first; `mapctl maps` shows who has it"));
+      }
+      map_.DetachFrom(file.id, nommu::PagesOf(size));
+      node.Shrink(size);
+      return absl::OkStatus();
+    }
+  }
+  return node.Grow(size);
+}
+
+absl::StatusOr<int> Broker::Shmget(const session::Session& caller, key_t key, std::uint64_t size, int flags) {
+  return sysv_.Get(key, size, flags, caller.peer());
+}
+
+absl::StatusOr<Attached> Broker::Shmat(session::Session& caller, int id, nommu::PoolAddress address, int flags) {
+  const absl::StatusOr<FilePointer> file = sysv_.Open(id, flags, caller.peer());
+  if (!file.ok()) return file.status();
+  if (address != 0) {
+    return Refuse(EINVAL, "V", "an address was asked for: without an MMU addresses cannot be chosen; pass 0");
+  }
+  if ((flags & SHM_REMAP) != 0) {
+    return Refuse(EINVAL, "V", "SHM_REMAP needs an address, and addresses cannot be chosen: leave it out");
+  }
+  Attached attached;
+  attached.prot = PROT_READ | ((flags & SHM_RDONLY) != 0 ? 0 : PROT_WRITE) | ((flags & SHM_EXEC) != 0 ? PROT_EXEC : 0);
+  const absl::StatusOr<std::uint64_t> size = (*file)->Size();
+  if (!size.ok()) return size.status();
+  absl::StatusOr<nommu::Grant> grant = Map(caller, {.length = *size, .prot = attached.prot, .flags = MAP_SHARED}, *file);
+  if (!grant.ok()) return grant.status();
+  attached.grant = *grant;
+  sysv_.NoteAttached(id, caller.peer().pid);
+  return attached;
+}
+
+absl::Status Broker::Shmdt(const session::Session& caller, nommu::PoolAddress address) {
+  std::vector<nommu::Freed> freed;
+  std::shared_ptr<const nommu::File> file;
+  {
+    shm::MutexLock lock(mutex_);
+    const nommu::Mapping* const mapping = map_.FindMapping(caller.space(), address);
+    if (mapping != nullptr) file = mapping->region->file;
+    if (file == nullptr || !sysv_.IdOf(*file)) {
+      return Refuse(EINVAL, "V", absl::StrCat("no segment is attached at pool address 0x", absl::Hex(address)));
+    }
+    if (absl::Status status = map_.Unmap(caller.space(), address, mapping->length, freed); !status.ok()) return status;
+    CheckStructures();
+  }
+  sysv_.NoteDetached(*sysv_.IdOf(*file), caller.peer().pid);
+  Free(freed);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SegmentStat> Broker::ShmStat(const session::Session& caller, int id) const {
+  const absl::StatusOr<backing::Segment> segment = sysv_.Stat(id, caller.peer());
+  if (!segment.ok()) return segment.status();
+  shm::MutexLock lock(mutex_);
+  return SegmentStat{*segment, map_.DirectUsers(segment->file)};
+}
+
+absl::Status Broker::ShmSet(const session::Session& caller, int id, uid_t uid, gid_t gid, mode_t mode) {
+  return sysv_.Set(id, uid, gid, mode, caller.peer());
+}
+
+absl::Status Broker::ShmRemove(const session::Session& caller, int id) {
+  // Under the lock, so that the last detach comes before or after.
+  shm::MutexLock lock(mutex_);
+  return sysv_.Remove(id, [&](const nommu::FileId& file) {
+    mutex_.AssertHeld();
+    return map_.DirectUsers(file) > 0;
+  }, caller.peer());
+}
+
+std::vector<SegmentStat> Broker::ListSegments() const {
+  std::vector<SegmentStat> listed;
+  for (backing::Segment& segment : sysv_.List()) {
+    shm::MutexLock lock(mutex_);
+    listed.push_back(SegmentStat{segment, map_.DirectUsers(segment.file)});
+  }
+  return listed;
+}
+
+}  // namespace mapbroker

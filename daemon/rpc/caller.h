@@ -1,0 +1,17 @@
+// Who makes a call: the session whose token it carries.
+#pragma once
+
+#include <grpcpp/server_context.h>
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "daemon/session/session_table.h"
+
+namespace mapbroker::rpc {
+
+// EPERM if the call carries no token, ESRCH if no session has it.
+absl::StatusOr<std::shared_ptr<session::Session>> CallerOf(const grpc::ServerContext& context,
+                                                           const session::SessionTable& sessions);
+
+}  // namespace mapbroker::rpc
