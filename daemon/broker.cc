@@ -244,8 +244,8 @@ Statistics Broker::GetStatistics() const {
   return statistics;
 }
 
-// After every change while there is little to check; with many mappings at intervals, so that the cost of a change stays
-// bounded.
+// After every change while there is little to check; with many mappings at intervals, so that the cost of a change
+// stays bounded.
 void Broker::CheckStructures() {
 #ifdef MAPBROKER_VALIDATE
   constexpr std::uint64_t kMappingsCheckedForAChange = 64;

@@ -62,7 +62,8 @@ absl::StatusOr<Attached> Broker::Shmat(session::Session& caller, int id, nommu::
   attached.prot = PROT_READ | ((flags & SHM_RDONLY) != 0 ? 0 : PROT_WRITE) | ((flags & SHM_EXEC) != 0 ? PROT_EXEC : 0);
   const absl::StatusOr<std::uint64_t> size = (*file)->Size();
   if (!size.ok()) return size.status();
-  absl::StatusOr<nommu::Grant> grant = Map(caller, {.length = *size, .prot = attached.prot, .flags = MAP_SHARED}, *file);
+  absl::StatusOr<nommu::Grant> grant =
+      Map(caller, {.length = *size, .prot = attached.prot, .flags = MAP_SHARED}, *file);
   if (!grant.ok()) return grant.status();
   attached.grant = *grant;
   sysv_.NoteAttached(id, caller.peer().pid);
@@ -101,10 +102,13 @@ absl::Status Broker::ShmSet(const session::Session& caller, int id, uid_t uid, g
 absl::Status Broker::ShmRemove(const session::Session& caller, int id) {
   // Under the lock, so that the last detach comes before or after.
   shm::MutexLock lock(mutex_);
-  return sysv_.Remove(id, [&](const nommu::FileId& file) {
-    mutex_.AssertHeld();
-    return map_.DirectUsers(file) > 0;
-  }, caller.peer());
+  return sysv_.Remove(
+      id,
+      [&](const nommu::FileId& file) {
+        mutex_.AssertHeld();
+        return map_.DirectUsers(file) > 0;
+      },
+      caller.peer());
 }
 
 std::vector<SegmentStat> Broker::ListSegments() const {

@@ -13,7 +13,7 @@ struct Credentials {
   pid_t pid = 0;
   uid_t uid = 0;
   gid_t gid = 0;
-  std::vector<gid_t> groups;  // supplementary
+  std::vector<gid_t> groups = {};  // supplementary
 
   bool privileged() const { return uid == 0; }
   bool in_group(gid_t group) const {

@@ -7,9 +7,7 @@
 namespace mapbroker::shm {
 namespace {
 
-auto IntervalOf(Run run) {
-  return boost::icl::interval<std::uint64_t>::right_open(run.first, run.first + run.pages);
-}
+auto IntervalOf(Run run) { return boost::icl::interval<std::uint64_t>::right_open(run.first, run.first + run.pages); }
 
 }  // namespace
 

@@ -14,7 +14,8 @@ class HeldPages {
  public:
   explicit HeldPages(PagePool& pages) : pages_(pages) {}
 
-  // One more holder. REQUIRES: the run is allocated, and if this is not its first holder, is held by another throughout.
+  // One more holder. REQUIRES: the run is allocated, and if this is not its first holder, is held by another
+  // throughout.
   void Hold(Run run);
 
   // One holder less. REQUIRES: one Hold for each page of it.

@@ -17,9 +17,12 @@ int main(int argc, char** argv) {
       ->type_name("DIR");
   program.add_flag("--json", context.json, "print JSON for programs");
   program.footer("Exit status: 0 done, 1 refused, 2 wrong usage, 3 no daemon.");
+  AddExplain(program, context);
   AddMap(program, context);
+  AddRam(program, context);
   AddRead(program, context);
   AddMaps(program, context);
+  AddShm(program, context);
   AddStat(program, context);
   AddReplay(program, context);
   try {

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "absl/status/status.h"
@@ -23,10 +25,13 @@ struct Context {
   absl::StatusOr<Client> Connect() const { return Client::Connect({.runtime_dir = runtime_dir}); }
 };
 
+void AddExplain(CLI::App& program, Context& context);
 void AddMap(CLI::App& program, Context& context);
 void AddMaps(CLI::App& program, Context& context);
+void AddRam(CLI::App& program, Context& context);
 void AddRead(CLI::App& program, Context& context);
 void AddReplay(CLI::App& program, Context& context);
+void AddShm(CLI::App& program, Context& context);
 void AddStat(CLI::App& program, Context& context);
 
 // One line on stderr, "mapctl: ERRNO: sentence"; the exit status that fits.
@@ -53,5 +58,11 @@ const char* KindName(MappingKind kind);
 
 // For CLI11: takes "4096", "64K", "16M", "2G" as bytes (powers of 1024).
 CLI::Validator Bytes();
+
+// For CLI11: takes permission bits as up to four octal digits.
+CLI::Validator OctalMode();
+
+// Writes all of it to a descriptor.
+absl::Status WriteAll(int fd, std::span<const std::byte> bytes);
 
 }  // namespace mapbroker::mapctl

@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
@@ -82,6 +83,25 @@ const char* KindName(MappingKind kind) {
       return "direct";
   }
   return "?";
+}
+
+absl::Status WriteAll(int fd, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = write(fd, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return absl::FailedPreconditionError(absl::StrCat("cannot write: ", std::strerror(errno)));
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+  }
+  return absl::OkStatus();
+}
+
+CLI::Validator OctalMode() {
+  return CLI::Validator(
+      [](const std::string& text) {
+        const bool octal = !text.empty() && text.size() <= 4 && text.find_first_not_of("01234567") == std::string::npos;
+        return octal ? std::string() : text + " is not octal, like 0644";
+      },
+      "MODE");
 }
 
 CLI::Validator Bytes() {

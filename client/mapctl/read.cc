@@ -2,14 +2,11 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <cerrno>
-#include <cstring>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/escaping.h"
-#include "absl/strings/str_cat.h"
 #include "client/mapctl/mapctl.h"
 
 namespace mapbroker::mapctl {
@@ -20,16 +17,6 @@ struct ReadArguments {
   std::uint64_t length = 0, offset = 0;
 };
 
-absl::Status WriteAll(std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = write(STDOUT_FILENO, bytes.data(), bytes.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return absl::FailedPreconditionError(absl::StrCat("cannot write: ", std::strerror(errno)));
-    bytes = bytes.subspan(static_cast<std::size_t>(written));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status Read(const ReadArguments& arguments, const Context& context) {
   const absl::StatusOr<FileRange> range = OpenRange(arguments.file, arguments.offset, arguments.length);
   if (!range.ok()) return range.status();
@@ -38,7 +25,7 @@ absl::Status Read(const ReadArguments& arguments, const Context& context) {
   absl::StatusOr<Mapping> mapping = client->Map({.length = range->length, .fd = range->fd, .offset = range->offset});
   if (!mapping.ok()) return mapping.status();
   const std::span<const std::byte> bytes = mapping->bytes().first(range->length);
-  if (!context.json) return WriteAll(bytes);
+  if (!context.json) return WriteAll(STDOUT_FILENO, bytes);
   const absl::string_view contents(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   std::cout << nlohmann::json{{"address", mapping->address()},
                               {"length", range->length},

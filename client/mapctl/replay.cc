@@ -26,6 +26,9 @@ struct ReplayArguments {
 struct Arena {
   PrivateDaemon daemon;
   Client client;
+  // What a fresh pool gives first: no mapping of a scenario shall lie at pool address 0, which, where an address is asked
+  // for, means none.
+  Mapping page_zero;
 
   static absl::StatusOr<Arena> Make(const std::string& program, const std::string& runtime_dir,
                                     const std::string& profile, bool large) {
@@ -33,7 +36,10 @@ struct Arena {
     if (!daemon.ok()) return daemon.status();
     absl::StatusOr<Client> client = Client::Connect({.runtime_dir = daemon->runtime_dir()});
     if (!client.ok()) return client.status();
-    return Arena{*std::move(daemon), *std::move(client)};
+    absl::StatusOr<Mapping> page_zero =
+        client->Map({.length = client->page_size(), .flags = MAP_PRIVATE | MAP_ANONYMOUS});
+    if (!page_zero.ok()) return page_zero.status();
+    return Arena{*std::move(daemon), *std::move(client), *std::move(page_zero)};
   }
 };
 

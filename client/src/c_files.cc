@@ -165,8 +165,7 @@ int mb_shmget(mb_session* session, key_t key, size_t size, int flags) {
 }
 
 void* mb_shmat(mb_session* session, int id, const void* addr, int flags) {
-  absl::StatusOr<mapbroker::Mapped> mapped =
-      session->session->Attach(id, flags, reinterpret_cast<std::uint64_t>(addr));
+  absl::StatusOr<mapbroker::Mapped> mapped = session->session->Attach(id, flags, reinterpret_cast<std::uint64_t>(addr));
   if (!mapped.ok()) {
     Fail(mapped.status());
     return MB_MAP_FAILED;

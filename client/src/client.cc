@@ -124,9 +124,7 @@ absl::StatusOr<Client> Client::Connect(const ConnectOptions& options) {
   return Of(*std::move(session));
 }
 
-Client Client::Of(std::shared_ptr<Session> session) {
-  return Client(std::make_shared<Impl>(Impl{std::move(session)}));
-}
+Client Client::Of(std::shared_ptr<Session> session) { return Client(std::make_shared<Impl>(Impl{std::move(session)})); }
 
 absl::StatusOr<Mapping> Client::Map(const MapOptions& options) {
   absl::StatusOr<Mapped> mapped = impl_->session->Map(options);

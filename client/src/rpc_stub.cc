@@ -144,12 +144,11 @@ absl::Status RpcStub::RamUnlink(const v1::RamUnlinkRequest& request) {
   return channel_->Call(*channel_->ram_files, &v1::RamFiles::Stub::Unlink, request).status();
 }
 
-absl::Status RpcStub::RamList(const v1::RamListRequest& request,
-                              const std::function<bool(const v1::RamStat&)>& file) {
-  return channel_->Read<v1::RamListResponse>(
-      *channel_->ram_files, &v1::RamFiles::Stub::List, request, [&](const v1::RamListResponse& portion) {
-        return std::all_of(portion.files().begin(), portion.files().end(), file);
-      });
+absl::Status RpcStub::RamList(const v1::RamListRequest& request, const std::function<bool(const v1::RamStat&)>& file) {
+  return channel_->Read<v1::RamListResponse>(*channel_->ram_files, &v1::RamFiles::Stub::List, request,
+                                             [&](const v1::RamListResponse& portion) {
+                                               return std::all_of(portion.files().begin(), portion.files().end(), file);
+                                             });
 }
 
 absl::StatusOr<v1::ShmgetResponse> RpcStub::Shmget(const v1::ShmgetRequest& request) {

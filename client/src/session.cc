@@ -98,8 +98,8 @@ absl::Status Session::AttachGrant(Mapped& mapped) {
   mapped.attachment = whole_pool_;
   if (mapped.attachment != nullptr) return absl::OkStatus();
   const v1::MmapResponse& grant = mapped.grant;
-  auto attachment = Attachment::Region(pool_.get(), welcome_, grant.address(), grant.length(),
-                                       static_cast<int>(grant.prot()));
+  auto attachment =
+      Attachment::Region(pool_.get(), welcome_, grant.address(), grant.length(), static_cast<int>(grant.prot()));
   if (!attachment.ok()) {
     Unmap(grant.address(), grant.length()).IgnoreError();
     return attachment.status();

@@ -1,8 +1,9 @@
+#include "daemon/backing/backing.h"
+
 #include <algorithm>
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
-#include "daemon/backing/backing.h"
 #include "daemon/nommu/refusal.h"
 
 namespace mapbroker::backing {

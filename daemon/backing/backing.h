@@ -26,8 +26,8 @@ class Backing : public nommu::File {
   // Where the file lies now, as in /proc/maps: " (deleted)" follows the path of an unlinked file. May block.
   virtual std::string Path() const = 0;
 
-  // Where the device's own memory for the range lies (S9, S10); it stays there until Close. ENOSYS: this range cannot be
-  // mapped directly; any other error is the caller's answer. Both numbers are in bytes, whole pages.
+  // Where the device's own memory for the range lies (S9, S10); it stays there until Close. ENOSYS: this range cannot
+  // be mapped directly; any other error is the caller's answer. Both numbers are in bytes, whole pages.
   virtual absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length) const;
 
   // The memory that GetUnmappedArea named is not mapped any more. Never blocks.

@@ -27,7 +27,8 @@ absl::Status TooBig(std::uint64_t size, std::uint64_t most) {
 
 absl::Status NoMemory(std::uint64_t bytes) {
   return Refuse(ENOMEM, "F1",
-                absl::StrCat("no run of ", bytes, " bytes is free in the pool: unmap or unlink something, `mapctl maps` "
+                absl::StrCat("no run of ", bytes,
+                             " bytes is free in the pool: unmap or unlink something, `mapctl maps` "
                              "and `mapctl ram ls` show who holds what"));
 }
 
@@ -38,7 +39,8 @@ auto IntervalOf(std::uint64_t first, std::uint64_t end) {
 absl::Status CheckName(const std::string& name) {
   if (!absl::StartsWith(name, absl::StrCat(kRamScheme, "/")) || name.size() < sizeof(kRamScheme) + 1 ||
       name.find('\0') != std::string::npos || absl::EndsWith(name, "/")) {
-    return Refuse(EINVAL, "F", "the name of a ram file is ram:/ and at least one character, and does not end in a slash");
+    return Refuse(EINVAL, "F",
+                  "the name of a ram file is ram:/ and at least one character, and does not end in a slash");
   }
   if (name.size() > kMaxRamName) {
     return Refuse(ENAMETOOLONG, "F", absl::StrCat("the name of a ram file has at most ", kMaxRamName, " bytes"));
@@ -86,7 +88,8 @@ std::vector<RamNode::Piece> RamNode::PiecesIn(std::uint64_t first, std::uint64_t
   const auto [begin, past] = pages_.equal_range(IntervalOf(first, end));
   for (auto at = begin; at != past; ++at) {
     const std::uint64_t from = std::max(at->first.lower(), first), to = std::min(at->first.upper(), end);
-    pieces.push_back(Piece{from, {static_cast<std::uint64_t>(static_cast<std::int64_t>(from) + at->second), to - from}});
+    pieces.push_back(
+        Piece{from, {static_cast<std::uint64_t>(static_cast<std::int64_t>(from) + at->second), to - from}});
   }
   return pieces;
 }
@@ -263,6 +266,13 @@ RamFile::RamFile(std::shared_ptr<RamNode> node, int open_flags)
   writable = mode != O_RDONLY;
 }
 
+absl::StatusOr<std::size_t> RamFile::Read(std::uint64_t offset, std::span<std::byte> into) const {
+  if (offset > kMaxSize || into.size() > kMaxSize - offset) {
+    return Refuse(EINVAL, "S5", "the range goes past the largest possible file");
+  }
+  return node_->Read(offset, into);
+}
+
 absl::StatusOr<nommu::PoolAddress> RamFile::GetUnmappedArea(std::uint64_t offset, std::uint64_t length) const {
   return node_->Hold(offset / kPageSize, length / kPageSize);
 }
@@ -309,7 +319,8 @@ absl::Status RamFiles::Unlink(const std::string& name, const Credentials& who) {
   const auto found = names_.find(name);
   if (found == names_.end()) return NoSuchFile(name);
   if (!who.privileged() && who.uid != found->second->uid()) {
-    return Refuse(EPERM, "F", absl::StrCat(name, " belongs to user ", found->second->uid(), ", who alone may unlink it"));
+    return Refuse(EPERM, "F",
+                  absl::StrCat(name, " belongs to user ", found->second->uid(), ", who alone may unlink it"));
   }
   node = std::move(found->second);
   names_.erase(found);

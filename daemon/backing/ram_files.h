@@ -109,9 +109,7 @@ class RamFile : public Backing {
   bool append() const { return append_; }
 
   absl::StatusOr<std::uint64_t> Size() const override { return node_->Size(); }
-  absl::StatusOr<std::size_t> Read(std::uint64_t offset, std::span<std::byte> into) const override {
-    return node_->Read(offset, into);
-  }
+  absl::StatusOr<std::size_t> Read(std::uint64_t offset, std::span<std::byte> into) const override;
   std::string Path() const override { return node_->Name(); }
   absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length) const override;
   void Close(nommu::PoolAddress start, std::uint64_t length) const override { node_->Release(start, length); }
@@ -128,8 +126,8 @@ class RamFiles {
   // `pool` is where this process has the pool's bytes.
   RamFiles(shm::PagePool& pages, std::span<std::byte> pool) : pages_(pages), pool_(pool), held_(pages) {}
 
-  // open(2): O_ACCMODE, O_CREAT, O_EXCL, O_APPEND and O_PATH; O_TRUNC is the caller's to carry out (F4). ENOENT, EEXIST,
-  // EACCES, EINVAL, ENAMETOOLONG, ENOTDIR (O_DIRECTORY).
+  // open(2): O_ACCMODE, O_CREAT, O_EXCL, O_APPEND and O_PATH; O_TRUNC is the caller's to carry out (F4). ENOENT,
+  // EEXIST, EACCES, EINVAL, ENAMETOOLONG, ENOTDIR (O_DIRECTORY).
   absl::StatusOr<std::shared_ptr<RamFile>> Open(const std::string& name, int flags, mode_t mode,
                                                 const Credentials& who);
   // A file that never had a name; `shown` is what listings say.

@@ -19,7 +19,8 @@ absl::Status NoSuchSegment(int id) {
   return Refuse(EINVAL, "V", absl::StrCat("there is no segment ", id, ": see `mapctl shm ls`"));
 }
 
-// Bytes of memory of a segment are never given out twice, so the access that shmat or shmget ask for is a digit of mode.
+// Bytes of memory of a segment are never given out twice, so the access that shmat or shmget ask for is a digit of
+// mode.
 unsigned WantedBy(int permission_bits) {
   return static_cast<unsigned>(permission_bits >> 6 | permission_bits >> 3 | permission_bits) & 7;
 }
@@ -122,8 +123,16 @@ absl::StatusOr<int> SysvShm::Get(key_t key, std::uint64_t size, int flags, const
     if (!known.ok() || *known >= 0) return known;
   }
   const int id = next_id_++;
-  Segment segment{.id = id, .key = key, .size = size, .uid = who.uid, .cuid = who.uid, .gid = who.gid, .cgid = who.gid,
-                  .mode = static_cast<mode_t>(flags & 0777), .creator = who.pid, .changed = std::time(nullptr),
+  Segment segment{.id = id,
+                  .key = key,
+                  .size = size,
+                  .uid = who.uid,
+                  .cuid = who.uid,
+                  .gid = who.gid,
+                  .cgid = who.gid,
+                  .mode = static_cast<mode_t>(flags & 0777),
+                  .creator = who.pid,
+                  .changed = std::time(nullptr),
                   .file = {kRamDevice, node->inode()}};
   segments_.emplace(id, Entry{segment, std::move(node)});
   pages_ += PagesOf(size);

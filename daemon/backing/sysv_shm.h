@@ -36,8 +36,8 @@ struct Segment {
   gid_t gid = 0, cgid = 0;
   mode_t mode = 0;  // permission bits
   bool marked_destroyed = false;
-  pid_t creator = 0;                               // shm_cpid
-  pid_t last = 0;                                  // shm_lpid: the last shmat or shmdt
+  pid_t creator = 0;                                    // shm_cpid
+  pid_t last = 0;                                       // shm_lpid: the last shmat or shmdt
   std::time_t attached = 0, detached = 0, changed = 0;  // shm_atime, shm_dtime, shm_ctime
   nommu::FileId file;
 };

@@ -49,10 +49,10 @@ struct Region {
   std::uint32_t prot = 0;            // of the first request, for the listing (L1)
   MappingKind kind = MappingKind::kAnonymous;
   Memory memory = Memory::kPages;
-  bool placed = false;       // has its memory and contents
-  PoolAddress start = 0;     // valid once placed
-  std::uint64_t slack = 0;   // bytes of its memory after `length` (P6)
-  std::uint64_t users = 0;   // mappings and reservations
+  bool placed = false;      // has its memory and contents
+  PoolAddress start = 0;    // valid once placed
+  std::uint64_t slack = 0;  // bytes of its memory after `length` (P6)
+  std::uint64_t users = 0;  // mappings and reservations
 
   PoolAddress end() const { return start + length; }
   PoolAddress top() const { return end() + slack; }
@@ -87,7 +87,7 @@ struct Grant {
 // A claim on a region, between Reserve and Commit or Abandon.
 struct Reservation {
   Region* region = nullptr;
-  bool created = false;  // the caller must fill the region, then Place or Withdraw it
+  bool created = false;          // the caller must fill the region, then Place or Withdraw it
   std::uint64_t shared_end = 0;  // a direct MAP_SHARED mapping: the file's page after its last; else 0
 };
 

@@ -21,8 +21,8 @@ namespace mapbroker::rpc {
 // Lives on the thread of its event loop; handlers run on gRPC's threads.
 class Server {
  public:
-  // Serves `services`, gRPC's health service and reflection to whoever connects to `listener`. All arguments outlive the
-  // server.
+  // Serves `services`, gRPC's health service and reflection to whoever connects to `listener`. All arguments outlive
+  // the server.
   Server(sd_event* loop, session::UnixListener& listener, const std::vector<grpc::Service*>& services);
   // Refuses new calls, lets running ones finish for a moment and cancels the rest.
   ~Server();

@@ -49,8 +49,7 @@ grpc::Status SysvShmService::Shmat(grpc::ServerContext* context, const v1::Shmat
   return grpc::Status::OK;
 }
 
-grpc::Status SysvShmService::Shmdt(grpc::ServerContext* context, const v1::ShmdtRequest* request,
-                                   v1::ShmdtResponse*) {
+grpc::Status SysvShmService::Shmdt(grpc::ServerContext* context, const v1::ShmdtRequest* request, v1::ShmdtResponse*) {
   const auto caller = CallerOf(*context, sessions_);
   if (!caller.ok()) return ToGrpc(caller.status());
   return ToGrpc(broker_.Shmdt(**caller, request->address()));

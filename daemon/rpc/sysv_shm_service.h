@@ -18,8 +18,7 @@ class SysvShmService final : public v1::SysvShm::Service {
                      v1::ShmatResponse* response) override;
   grpc::Status Shmdt(grpc::ServerContext* context, const v1::ShmdtRequest* request,
                      v1::ShmdtResponse* response) override;
-  grpc::Status Stat(grpc::ServerContext* context, const v1::ShmStatRequest* request,
-                    v1::ShmSegment* response) override;
+  grpc::Status Stat(grpc::ServerContext* context, const v1::ShmStatRequest* request, v1::ShmSegment* response) override;
   grpc::Status Set(grpc::ServerContext* context, const v1::ShmSetRequest* request,
                    v1::ShmSetResponse* response) override;
   grpc::Status Remove(grpc::ServerContext* context, const v1::ShmRemoveRequest* request,

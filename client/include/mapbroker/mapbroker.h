@@ -56,9 +56,9 @@ MAPBROKER_EXPORT int mb_madvise(mb_session* session, void* addr, size_t length, 
 MAPBROKER_EXPORT int mb_remap_file_pages(mb_session* session, void* addr, size_t size, int prot, size_t pgoff,
                                          int flags);
 
-// Ram files (F): open(2) and its kin on files whose contents are pool memory; names begin with "ram:/". The descriptor is
-// one of this process, so that its number is no other file's, but only the calls here and mb_mmap know what it stands
-// for; close it with mb_close. `mode` is not subject to the umask. Offsets and sizes are in bytes.
+// Ram files (F): open(2) and its kin on files whose contents are pool memory; names begin with "ram:/". The descriptor
+// is one of this process, so that its number is no other file's, but only the calls here and mb_mmap know what it
+// stands for; close it with mb_close. `mode` is not subject to the umask. Offsets and sizes are in bytes.
 //
 // -1 with errno: ENOENT, EEXIST, EACCES, EINVAL, ENAMETOOLONG, EMFILE; with O_TRUNC also ETXTBSY.
 MAPBROKER_EXPORT int mb_open(mb_session* session, const char* name, int flags, mode_t mode);
@@ -74,13 +74,14 @@ MAPBROKER_EXPORT int mb_fstat(mb_session* session, int fd, struct stat* stat);
 // EPERM for all but the file's owner and root; the memory lasts until nobody has it open or mapped (F6).
 MAPBROKER_EXPORT int mb_unlink(mb_session* session, const char* name);
 
-// shm_open(3) and shm_unlink(3) (F7): the ram files under "ram:/dev/shm/". `name` is a slash and a name without slashes.
+// shm_open(3) and shm_unlink(3) (F7): the ram files under "ram:/dev/shm/". `name` is a slash and a name without
+// slashes.
 MAPBROKER_EXPORT int mb_shm_open(mb_session* session, const char* name, int flags, mode_t mode);
 MAPBROKER_EXPORT int mb_shm_unlink(mb_session* session, const char* name);
 
 // System V shared memory (V): shmget(2), shmat(2), shmdt(2) and shmctl(2) with IPC_STAT, IPC_SET and IPC_RMID, their
-// arguments and errors. `addr` of mb_shmat must be NULL, SHM_REMAP is EINVAL. What mb_shmat returned may also be given to
-// mb_munmap.
+// arguments and errors. `addr` of mb_shmat must be NULL, SHM_REMAP is EINVAL. What mb_shmat returned may also be given
+// to mb_munmap.
 MAPBROKER_EXPORT int mb_shmget(mb_session* session, key_t key, size_t size, int flags);
 MAPBROKER_EXPORT void* mb_shmat(mb_session* session, int id, const void* addr, int flags);
 MAPBROKER_EXPORT int mb_shmdt(mb_session* session, const void* addr);

@@ -44,7 +44,8 @@ class MAPBROKER_EXPORT RamFile {
   // Reads until `into` is full or the file ends; how many bytes.
   absl::StatusOr<std::size_t> Pread(std::span<std::byte> into, std::uint64_t offset) const;
 
-  // Writes all of `from`, at the end of a file opened with O_APPEND. Atomic to other writers for each MiB. EFBIG, ENOMEM.
+  // Writes all of `from`, at the end of a file opened with O_APPEND. Atomic to other writers for each MiB. EFBIG,
+  // ENOMEM.
   absl::Status Pwrite(std::span<const std::byte> from, std::uint64_t offset) const;
 
   absl::StatusOr<RamStat> Stat() const;

@@ -64,6 +64,9 @@ std::string PatternOf(const json& content) {
   return text;
 }
 
+// Names of descriptors belong to the process, all others to the scenario.
+std::string DescriptorOf(const Step& step, const std::string& name) { return step.proc + ":" + name; }
+
 // Undoes set_append_only.
 void AllowRemoval(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -97,10 +100,13 @@ void Player::CleanUp() {
     std::filesystem::remove_all(entry);
   }
   std::vector<std::string> names;
-  client_.ListRamFiles(ram_prefix_, [&](const RamStat& stat) {
-    names.push_back(stat.name);
-    return true;
-  }).IgnoreError();
+  client_
+      .ListRamFiles(ram_prefix_,
+                    [&](const RamStat& stat) {
+                      names.push_back(stat.name);
+                      return true;
+                    })
+      .IgnoreError();
   for (const std::string& name : names) client_.UnlinkRamFile(name).IgnoreError();
   for (const auto& [name, id] : segments_) client_.ShmRemove(id).IgnoreError();
 }
@@ -114,10 +120,12 @@ Outcome Player::Do(const Scenario& scenario, const Step& step) {
   } catch (const std::exception& error) {  // an argument that is none
     got = {{"bad_step", error.what()}};
   }
+  const std::string made = step.op == "open" ? DescriptorOf(step, step.as) : step.as;
   if (got.is_null()) {
-    unknown_.insert(step.as);
+    unknown_.insert(made);
     return not_applicable;
   }
+  unknown_.erase(made);
   if (!IsComparable(scenario, step)) return {Outcome::Kind::kNotApplicable, got};
   for (const auto& [key, value] : step.want.items()) {
     if (key == "log" || key == "unrepresentable") continue;
@@ -151,10 +159,9 @@ json Player::CarryOut(const Step& step) {
   if (step.proc.empty()) return nullptr;
   // A name that a step which is not applicable would have made.
   for (const char* key : {"at", "fd", "id", "addr"}) {
-    if (step.arguments.contains(key) && step.arguments[key].is_string() &&
-        unknown_.contains(step.arguments[key].get<std::string>())) {
-      return nullptr;
-    }
+    if (!step.arguments.contains(key) || !step.arguments[key].is_string()) continue;
+    const std::string name = step.arguments[key];
+    if (unknown_.contains(key == std::string("fd") ? DescriptorOf(step, name) : name)) return nullptr;
   }
   if (step.op == "exit" || step.op == "kill") return End(step);
   Worker* worker = WorkerOf(step.proc);
@@ -316,7 +323,8 @@ json Player::OnSegment(const Step& step, Worker& worker) {
   if (id.is_number()) {
     order["number"] = id;
   } else {
-    const auto segment = std::find_if(segments_.begin(), segments_.end(), [&](const auto& at) { return at.first == id; });
+    const auto segment =
+        std::find_if(segments_.begin(), segments_.end(), [&](const auto& at) { return at.first == id; });
     if (segment == segments_.end()) return nullptr;
     order["number"] = segment->second;
   }
@@ -334,9 +342,8 @@ json Player::Shmdt(const Step& step, Worker& worker) {
   order["address"] = start;
   const json answer = worker.Ask(order);
   if (answer.contains("ok")) {
-    const auto piece = std::find_if(pieces_.begin(), pieces_.end(), [&](const Piece& at) {
-      return at.proc == step.proc && at.start == start;
-    });
+    const auto piece = std::find_if(pieces_.begin(), pieces_.end(),
+                                    [&](const Piece& at) { return at.proc == step.proc && at.start == start; });
     if (piece != pieces_.end()) pieces_.erase(piece);
   }
   return answer;

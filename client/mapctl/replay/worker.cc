@@ -61,8 +61,8 @@ const Names kOpenFlags{{"O_RDONLY", O_RDONLY}, {"O_WRONLY", O_WRONLY}, {"O_RDWR"
                        {"O_APPEND", O_APPEND}, {"O_PATH", O_PATH},     {"O_CREAT", O_CREAT},
                        {"O_TRUNC", O_TRUNC},   {"O_EXCL", O_EXCL},     {"O_DIRECTORY", O_DIRECTORY}};
 
-const Names kShmFlags{{"IPC_CREAT", IPC_CREAT},   {"IPC_EXCL", IPC_EXCL},   {"SHM_HUGETLB", SHM_HUGETLB},
-                      {"SHM_RDONLY", SHM_RDONLY}, {"SHM_RND", SHM_RND},     {"SHM_NORESERVE", SHM_NORESERVE},
+const Names kShmFlags{{"IPC_CREAT", IPC_CREAT},   {"IPC_EXCL", IPC_EXCL},  {"SHM_HUGETLB", SHM_HUGETLB},
+                      {"SHM_RDONLY", SHM_RDONLY}, {"SHM_RND", SHM_RND},    {"SHM_NORESERVE", SHM_NORESERVE},
                       {"SHM_EXEC", SHM_EXEC},     {"SHM_REMAP", SHM_REMAP}};
 
 // Of the files that scenarios create.
@@ -173,6 +173,7 @@ class Process {
     return Answer(unlink(order.at("path").get<std::string>().c_str()) == 0);
   }
   json SetAppendOnly(const json& order) {
+    if (RamFileOf(order) != nullptr) return Failed(ENOTTY);  // they have no such attribute
     int flags = 0;
     const int fd = FdOf(order);
     if (ioctl(fd, FS_IOC_GETFLAGS, &flags) != 0) return Failed(errno);

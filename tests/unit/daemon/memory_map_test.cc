@@ -38,7 +38,7 @@ class MemoryMapTest : public ::testing::TestWithParam<const Profile*> {
     if (!reservation.ok()) return reservation.status();
     if (reservation->created) {
       map_.Place(reservation->region, next_);
-      next_ += reservation->region->length() + kPage;
+      next_ += reservation->region->length + kPage;
     }
     const Grant grant = map_.Commit(space, *reservation, request);
     EXPECT_EQ(map_.Validate(), "");
