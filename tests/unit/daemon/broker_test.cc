@@ -71,8 +71,8 @@ class BrokerTest : public ::testing::Test {
 
   std::shared_ptr<session::Session> NewSession(bool read_only = false) {
     const pid_t pid = static_cast<pid_t>(sessions_.size()) + 1000;
-    sessions_.push_back(std::make_shared<session::Session>(sessions_.size() + 1, Credentials{pid, 0, 0, {}},
-                                                           read_only, broker_.OpenSpace(pid)));
+    sessions_.push_back(std::make_shared<session::Session>(sessions_.size() + 1, Credentials{pid, 0, 0, {}}, read_only,
+                                                           broker_.OpenSpace(pid)));
     return sessions_.back();
   }
   void End(const session::Session& session) {
