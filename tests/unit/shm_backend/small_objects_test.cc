@@ -41,7 +41,7 @@ TEST_F(SmallObjectsTest, LeaveNothingBehind) {
   const auto neighbour = *objects_.Allocate(200, 1);
   std::fill_n(memory_.begin() + static_cast<std::ptrdiff_t>(object.start), object.size, std::byte{7});
   objects_.Free(object.start);
-  const auto again = *objects_.Allocate(150, 1);
+  const auto again = *objects_.Allocate(250, 1);
   EXPECT_EQ(again.start, object.start);
   const auto begin = memory_.begin() + static_cast<std::ptrdiff_t>(again.start);
   EXPECT_TRUE(std::all_of(begin, begin + static_cast<std::ptrdiff_t>(again.size),
