@@ -70,7 +70,7 @@ absl::StatusOr<Reservation> MemoryMap::Reserve(const MapRequest& request, const 
 
   Reservation reservation;
   if (kind == MappingKind::kSharedCopy || kind == MappingKind::kDirect) {
-    absl::StatusOr<Region*> shared = FindToShare(request, file->id, can_be_direct);
+    absl::StatusOr<Region*> shared = FindToShare(request, *file, kind, can_be_direct);
     if (!shared.ok()) return shared.status();
     reservation.region = *shared;
   }
@@ -93,22 +93,23 @@ const IntervalIndex* MemoryMap::IndexOf(const FileId& file, MappingKind kind) co
 }
 
 // The region that the request shares, null if it needs one of its own.
-absl::StatusOr<Region*> MemoryMap::FindToShare(const MapRequest& request, const FileId& file,
+absl::StatusOr<Region*> MemoryMap::FindToShare(const MapRequest& request, const File& file, MappingKind kind,
                                                bool can_be_direct) const {
   const std::uint64_t first = request.offset / kPageSize;
   const std::uint64_t end = first + PagesOf(request.length);
   // S12: what lies inside a direct mapping shares it.
-  if (const IntervalIndex* direct = IndexOf(file, MappingKind::kDirect); direct != nullptr && can_be_direct) {
+  if (const IntervalIndex* direct = IndexOf(file.id, MappingKind::kDirect); direct != nullptr && can_be_direct) {
     if (Region* region = direct->FindContaining(first, end)) return region;
   }
-  const IntervalIndex* copies = IndexOf(file, MappingKind::kSharedCopy);
-  // A copy is not the file, which is what a shared mapping asks for.
-  if (copies == nullptr || request.shared()) return nullptr;
+  const IntervalIndex* copies = IndexOf(file.id, MappingKind::kSharedCopy);
+  // A copy is not the file, which is what a shared mapping asks for; and only who may read the file may see it (P5).
+  if (copies == nullptr || request.shared() || !file.readable) return nullptr;
   // P3.
   Region* const copy =
       profile_.shares_equal_ranges_only ? copies->FindEqual(first, end) : copies->FindContaining(first, end);
   if (copy != nullptr) return copy;
-  if (can_be_direct && !profile_.shares_equal_ranges_only) return nullptr;
+  // S4: where a direct mapping may come to be, the device decides.
+  if (kind == MappingKind::kDirect || (can_be_direct && !profile_.shares_equal_ranges_only)) return nullptr;
   const Region* const overlapping = copies->FindOverlapping(first, end);
   if (overlapping == nullptr) return nullptr;
   return Refuse(EINVAL, "S4",

@@ -202,7 +202,8 @@ class MemoryMap {
     friend auto operator<=>(const Holder&, const Holder&) = default;
   };
 
-  absl::StatusOr<Region*> FindToShare(const MapRequest& request, const FileId& file, bool can_be_direct) const;
+  absl::StatusOr<Region*> FindToShare(const MapRequest& request, const File& file, MappingKind kind,
+                                      bool can_be_direct) const;
   const IntervalIndex* IndexOf(const FileId& file, MappingKind kind) const;
   Region* NewRegion(const MapRequest& request, const std::shared_ptr<const File>& file, MappingKind kind);
   void Index(Region* region);
