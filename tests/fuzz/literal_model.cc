@@ -65,6 +65,7 @@ std::vector<PagePointer> LiteralModel::Copy(const ModelRequest& request) const {
 int LiteralModel::Mmap(int space, const ModelRequest& request, bool contiguous) {
   if (const int error = Check(request); error != 0) return error;
   const std::uint64_t first = request.offset / kPage, count = PagesOf(request.length);
+  choices_.clear();
   wanted_ = Mapping{.space = space,
                     .start = 0,
                     .length = classic_ ? request.length : RoundUp(request.length),  // P8
@@ -113,11 +114,11 @@ int LiteralModel::Mmap(int space, const ModelRequest& request, bool contiguous) 
   if (!IsShared(request) && request.readable) {
     for (const Shareable& region : shareable_) {  // S3, P3
       if (region.file != request.file || region.direct) continue;
-      if (classic_ ? equals(region) : contains(region)) {
-        show(region);
-        return 0;
-      }
+      if (!(classic_ ? equals(region) : contains(region))) continue;
+      show(region);
+      choices_.push_back(wanted_.pages);
     }
+    if (!choices_.empty()) return 0;
   }
   if (file.ram) {  // S9, F3
     bool there = first + count <= PagesOf(file.size) && first + count <= file.pages.size();
@@ -144,6 +145,9 @@ int LiteralModel::Mmap(int space, const ModelRequest& request, bool contiguous) 
 
 std::string LiteralModel::Placed(std::uint64_t start, std::uint64_t length) {
   if (length != wanted_.length) return "the length is wrong (P8)";
+  for (const auto& pages : choices_) {
+    if (pages.front()->address == start) wanted_.pages = pages;
+  }
   wanted_.start = start;
   wanted_.bound = start + (classic_ && length < kPage && wanted_.own ? length : RoundUp(length));
   for (std::uint64_t i = 0; i < wanted_.pages.size(); ++i) {

@@ -96,7 +96,8 @@ class LiteralModel {
   std::vector<ModelFile> files_;
   std::vector<Mapping> mappings_;  // in the order they were made
   std::vector<Shareable> shareable_;
-  Mapping wanted_;  // by the last Mmap
+  Mapping wanted_;                                 // by the last Mmap
+  std::vector<std::vector<PagePointer>> choices_;  // what else it may show: P3 leaves open which copy is shared
   int gatherings_ = 0;
 };
 

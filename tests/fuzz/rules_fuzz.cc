@@ -8,10 +8,13 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "daemon/broker.h"
 #include "daemon/nommu/refusal.h"
 #include "spdlog/spdlog.h"
@@ -24,6 +27,12 @@ constexpr int kSpaces = 3, kOrdinaryFiles = 2, kRamFiles = 2;
 constexpr std::uint64_t kMaxMapCount = 4;
 constexpr std::uint64_t kPoolPages = 4096;  // more than a sequence can fill
 constexpr std::uint64_t kFilePages = 8;
+
+// With FUZZ_TRACE in the environment every call is printed, to see what a finding is.
+void Trace(const std::string& call) {
+  static const bool on = std::getenv("FUZZ_TRACE") != nullptr;
+  if (on) std::fprintf(stderr, "%s\n", call.c_str());
+}
 
 // An ordinary file whose contents the harness writes.
 class OrdinaryFile final : public backing::Backing {
@@ -198,6 +207,9 @@ class Harness {
                                     fd);
     if (fd >= 0) session.CloseFile(fd).IgnoreError();
     const int error = model_.Mmap(space, wanted, contiguous);
+    Trace(absl::StrCat("mmap space ", space, " file ", file, " offset ", wanted.offset, " length ", wanted.length,
+                       " prot ", wanted.prot, " flags ", wanted.flags, contiguous ? " contiguous" : "", " -> ",
+                       nommu::ErrnoOf(grant.status()), grant.ok() ? absl::StrCat(" at ", grant->address) : ""));
     Demand(nommu::ErrnoOf(grant.status()) == error, "mmap: wanted errno " + std::to_string(error) + ", got " +
                                                         std::to_string(nommu::ErrnoOf(grant.status())) + " " +
                                                         std::string(grant.status().message()));
@@ -229,6 +241,7 @@ class Harness {
                                  : input_.ConsumeIntegralInRange(0, 19) == 0 ? UINT64_MAX
                                                                              : Bytes(3);
     const absl::Status status = broker_.Munmap(*sessions_[static_cast<std::size_t>(space)], address, length);
+    Trace(absl::StrCat("munmap space ", space, " at ", address, " length ", length, " -> ", nommu::ErrnoOf(status)));
     DemandErrno("munmap", status, model_.Munmap(space, address, length));
   }
 
@@ -256,6 +269,8 @@ class Harness {
         break;
     }
     const auto length = broker_.Mremap(*sessions_[static_cast<std::size_t>(space)], request);
+    Trace(absl::StrCat("mremap space ", space, " at ", request.address, " from ", request.old_length, " to ",
+                       request.new_length, " -> ", nommu::ErrnoOf(length.status())));
     DemandErrno("mremap", length.status(),
                 model_.Mremap(space, request.address, request.old_length, request.new_length, request.flags,
                               request.new_address));
@@ -265,6 +280,7 @@ class Harness {
     const auto space = static_cast<std::size_t>(Space());
     while (!broker_.CloseSpace(sessions_[space]->space())) {
     }
+    Trace(absl::StrCat("exit space ", space));
     model_.End(static_cast<int>(space));
     sessions_[space] = NewSession(static_cast<int>(space));
     DemandErrno("exit", absl::OkStatus(), 0);
@@ -275,12 +291,14 @@ class Harness {
     const int mode = input_.PickValueInArray({O_RDWR, O_RDWR, O_RDONLY});
     const std::uint64_t size = Bytes(kFilePages);
     const absl::Status status = broker_.Ftruncate(*OpenRam(file, mode), size);
+    Trace(absl::StrCat("ftruncate file ", file, " to ", size, " -> ", nommu::ErrnoOf(status)));
     DemandErrno("ftruncate", status, model_.Ftruncate(file, mode != O_RDONLY, size));
   }
 
   void Write(int file, std::uint64_t offset, std::uint64_t count, std::uint8_t byte) {
     const std::string text(count, static_cast<char>(byte));
     model_.Write(file, offset, count, byte);
+    Trace(absl::StrCat("write file ", file, " at ", offset, " count ", count));
     if (file < kOrdinaryFiles) {
       std::string& contents = *contents_[static_cast<std::size_t>(file)];
       if (contents.size() < offset + count) contents.resize(offset + count);
