@@ -1,5 +1,6 @@
-// Every recording of tests/conformance/recorded/ is played by mapctl replay; what differs must be justified in
-// deviations.toml, and what is justified there must differ.
+// Every recording of tests/conformance/recorded/ is played by mapctl replay under modern; what differs must be
+// justified in deviations.toml, and what is justified there must differ. The further cases of tests/conformance/cases/,
+// written for classic, must all agree.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <toml++/toml.h>
@@ -40,9 +41,9 @@ std::vector<Deviation> ReadDeviations(const std::string& file) {
 }
 
 // The objects that the tool printed, a line each; its exit status is 0 or 1.
-std::vector<json> Play(const std::string& path) {
+std::vector<json> Play(const std::string& profile, const std::string& path) {
   std::vector<json> objects;
-  const std::string command = std::string(MAPCTL) + " --json replay --profile modern " + path;
+  const std::string command = std::string(MAPCTL) + " --json replay --profile " + profile + " " + path;
   FILE* tool = popen(command.c_str(), "r");
   char* line = nullptr;
   std::size_t size = 0;
@@ -53,25 +54,29 @@ std::vector<json> Play(const std::string& path) {
   return objects;
 }
 
-std::vector<std::string> Recordings() {
+std::vector<std::string> FilesIn(const std::string& directory) {
   std::vector<std::string> files;
-  for (const auto& entry : std::filesystem::directory_iterator(CONFORMANCE_DIR "/recorded")) {
+  for (const auto& entry : std::filesystem::directory_iterator(CONFORMANCE_DIR "/" + directory)) {
     if (entry.path().extension() == ".jsonl") files.push_back(entry.path().filename());
   }
   std::sort(files.begin(), files.end());
   return files;
 }
 
-class ConformanceTest : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Recorded, ConformanceTest, ::testing::ValuesIn(Recordings()), [](const auto& info) {
+std::string TestName(const ::testing::TestParamInfo<std::string>& info) {
   std::string name = std::filesystem::path(info.param).stem();
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
-});
+}
+
+class ConformanceTest : public ::testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Recorded, ConformanceTest, ::testing::ValuesIn(FilesIn("recorded")), TestName);
+class CasesConformanceTest : public ::testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Classic, CasesConformanceTest, ::testing::ValuesIn(FilesIn("cases")), TestName);
 
 TEST_P(ConformanceTest, AnswersAsTheRecordedKernel) {
   std::vector<Deviation> deviations = ReadDeviations(GetParam());
-  const std::vector<json> played = Play(CONFORMANCE_DIR "/recorded/" + GetParam());
+  const std::vector<json> played = Play("modern", CONFORMANCE_DIR "/recorded/" + GetParam());
   ASSERT_FALSE(played.empty());
   const json& summary = played.back();
   ASSERT_TRUE(summary.contains("agree"));
@@ -92,6 +97,13 @@ TEST_P(ConformanceTest, AnswersAsTheRecordedKernel) {
   for (const Deviation& deviation : deviations) {
     EXPECT_TRUE(deviation.met) << deviation.scenario << " does not deviate: take it out of deviations.toml";
   }
+}
+
+TEST_P(CasesConformanceTest, AgreesInEveryStep) {
+  const std::vector<json> played = Play("classic", CONFORMANCE_DIR "/cases/" + GetParam());
+  ASSERT_EQ(played.size(), 1u) << played.front();
+  EXPECT_GT(played.back()["agree"].get<int>(), 0);
+  EXPECT_EQ(played.back()["not_applicable"].get<int>(), 0);
 }
 
 }  // namespace

@@ -66,6 +66,19 @@ TEST_F(MapctlTool, HoldKeepsTheMappingUntilItIsToldToStop) {
   }
 }
 
+TEST_F(MapctlTool, ReplayComparesOnlyWhatIsWanted) {
+  const std::string scenario = daemon_.files().WriteFile("scenario.jsonl", R"({"scenario": "s"}
+{"proc": "A", "op": "mmap", "length": 4096, "prot": ["READ"], "flags": ["PRIVATE", "ANONYMOUS"], "as": "m"}
+{"proc": "A", "op": "munmap", "at": "m", "length": 4096, "want": {"ok": true}}
+{"proc": "A", "op": "munmap", "at": "m", "length": 4096, "want": {"ok": true}}
+{"proc": "A", "op": "no-such-call"}
+)");
+  const Finished replay = Run({"replay", scenario});
+  EXPECT_EQ(replay.status, 1) << replay.errors;
+  EXPECT_THAT(replay.output, ::testing::HasSubstr("scenario.jsonl:4"));
+  EXPECT_THAT(replay.output, ::testing::EndsWith("4 steps, 2 agree, 1 differ, 1 not applicable\n"));
+}
+
 TEST_F(MapctlTool, MapsListsRegionsInTheKernelsColumns) {
   Peer peer(daemon_.runtime_dir());
   ASSERT_EQ(peer.Map(file_, {.length = kSize}).error, 0);
