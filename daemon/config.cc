@@ -153,7 +153,7 @@ absl::StatusOr<std::uint64_t> ParseSize(const std::string& text) {
   std::string unit = text.substr(digits);
   unsigned shift = 0;
   if (!unit.empty()) {
-    const std::size_t power = std::string("KMGT").find(static_cast<char>(std::toupper(unit.front())));
+    const std::size_t power = std::string("KMGT").find(static_cast<char>(std::toupper(static_cast<unsigned char>(unit.front()))));
     const std::string rest = unit.substr(1);
     if (power == std::string::npos || (!rest.empty() && rest != "B" && rest != "iB")) return no_size;
     shift = 10 * static_cast<unsigned>(power + 1);

@@ -315,20 +315,21 @@ absl::Status MemoryMap::UnmapPart(SpaceId id, AddressSpace& space, PoolAddress a
   }
   // What is left on either side becomes a mapping of a region of its own. Memory past the mapping's end, which mremap
   // left there, stays with what lies before it.
-  const PoolAddress region_end = whole.region->top();
+  const PoolAddress region_end = whole.region->end();
+  const std::uint64_t slack = whole.region->slack;
   Remove(id, space, at);
-  const auto keep = [&](PoolAddress first, std::uint64_t length, PoolAddress memory_end) {
+  const auto keep = [&](PoolAddress first, std::uint64_t length, PoolAddress memory_end, std::uint64_t slack) {
     const MapRequest piece{.length = memory_end - first, .prot = whole.prot, .flags = whole.flags};
     Mapping mapping = whole;
     mapping.region = NewRegion(piece, nullptr, MappingKind::kAnonymous);
     mapping.length = length;
-    Place(mapping.region, first);
+    Place(mapping.region, first, slack);
     Insert(id, space, first, mapping);
   };
   const PoolAddress mapping_end = start + whole.length;
-  if (start < address) keep(start, address - start, address);
-  if (end < mapping_end) keep(end, mapping_end - end, region_end);
-  const PoolAddress freed_end = end < mapping_end ? end : region_end;
+  if (start < address) keep(start, address - start, address, 0);
+  if (end < mapping_end) keep(end, mapping_end - end, region_end, slack);
+  const PoolAddress freed_end = end < mapping_end ? end : region_end + slack;
   freed.push_back(Freed{address, freed_end - address, Memory::kPages, nullptr});
   return absl::OkStatus();
 }

@@ -3,8 +3,10 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 namespace mapbroker::fuzz {
 namespace {
@@ -82,6 +84,7 @@ int LiteralModel::Mmap(int space, const ModelRequest& request, bool contiguous) 
     wanted_.own = true;
     for (std::uint64_t i = 0; i < count; ++i) wanted_.pages.push_back(std::make_shared<Page>());
     if (classic_ && request.length < kPage) wanted_.pages[0]->length = request.length;
+    AddSlack();
     return 0;
   }
   const ModelFile& file = files_[static_cast<std::size_t>(request.file)];
@@ -91,6 +94,7 @@ int LiteralModel::Mmap(int space, const ModelRequest& request, bool contiguous) 
     if (request.length > pool_) return ENOMEM;  // M22
     wanted_.own = true;
     wanted_.pages = Copy(request);
+    AddSlack();
     return 0;
   }
 
@@ -143,13 +147,21 @@ int LiteralModel::Mmap(int space, const ModelRequest& request, bool contiguous) 
   return 0;
 }
 
+// P6: in classic the slack of memory of its own is the mapping's to grow into, and so nobody else's.
+void LiteralModel::AddSlack() {
+  if (!classic_ || !keeps_slack_ || wanted_.length < kPage) return;
+  const std::size_t allocated = std::bit_ceil(wanted_.pages.size());
+  while (wanted_.pages.size() < allocated) wanted_.pages.push_back(std::make_shared<Page>());
+}
+
 std::string LiteralModel::Placed(std::uint64_t start, std::uint64_t length) {
   if (length != wanted_.length) return "the length is wrong (P8)";
   for (const auto& pages : choices_) {
     if (pages.front()->address == start) wanted_.pages = pages;
   }
   wanted_.start = start;
-  wanted_.bound = start + (classic_ && length < kPage && wanted_.own ? length : RoundUp(length));
+  const bool small = classic_ && length < kPage && wanted_.own;
+  wanted_.bound = start + (small ? length : wanted_.pages.size() * kPage);
   for (std::uint64_t i = 0; i < wanted_.pages.size(); ++i) {
     Page& page = *wanted_.pages[i];
     const std::uint64_t address = start + i * kPage;
@@ -242,6 +254,18 @@ int LiteralModel::Mremap(int space, std::uint64_t address, std::uint64_t old_len
 void LiteralModel::End(int space) {
   std::erase_if(mappings_, [&](const Mapping& mapping) { return mapping.space == space; });
   DropUnused();
+}
+
+void LiteralModel::Unlink(int number) {
+  const int retired = static_cast<int>(files_.size());
+  files_.push_back(std::exchange(files_[static_cast<std::size_t>(number)], ModelFile{}));
+  files_[static_cast<std::size_t>(number)].ram = true;
+  for (Mapping& mapping : mappings_) {
+    if (mapping.file == number) mapping.file = retired;
+  }
+  for (Shareable& region : shareable_) {
+    if (region.file == number) region.file = retired;
+  }
 }
 
 // U2: a region goes with its last mapping.

@@ -39,9 +39,9 @@ struct ModelRequest {
 
 class LiteralModel {
  public:
-  // `pool`: bytes. `max_map_count`: M21.
-  LiteralModel(bool classic, std::uint64_t pool, std::size_t max_map_count)
-      : classic_(classic), pool_(pool), max_map_count_(max_map_count) {}
+  // `pool`: bytes. `max_map_count`: M21. `keeps_slack`: memory of its own comes as a power of two of pages (P6).
+  LiteralModel(bool classic, std::uint64_t pool, std::size_t max_map_count, bool keeps_slack)
+      : classic_(classic), keeps_slack_(keeps_slack), pool_(pool), max_map_count_(max_map_count) {}
 
   struct Mapping {
     int space = 0;
@@ -68,6 +68,9 @@ class LiteralModel {
              std::uint64_t new_address);
   void End(int space);
 
+  // F6: the number is an empty file's afterwards; what maps the old one keeps it.
+  void Unlink(int file);
+
   int Ftruncate(int file, bool writable, std::uint64_t size);
   void Write(int file, std::uint64_t offset, std::uint64_t count, std::uint8_t byte);
   std::vector<std::uint8_t> Read(int file, std::uint64_t offset, std::uint64_t count) const;
@@ -88,9 +91,11 @@ class LiteralModel {
   int Check(const ModelRequest& request) const;
   bool GatheredTogether(const ModelFile& file, std::uint64_t first, std::uint64_t pages) const;
   std::vector<PagePointer> Copy(const ModelRequest& request) const;
+  void AddSlack();
   void DropUnused();
 
   const bool classic_;
+  const bool keeps_slack_;
   const std::uint64_t pool_;
   const std::size_t max_map_count_;
   std::vector<ModelFile> files_;

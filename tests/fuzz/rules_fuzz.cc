@@ -75,11 +75,12 @@ class PoolMemory {
 
 class Harness {
  public:
-  Harness(FuzzedDataProvider& input, bool classic)
+  Harness(FuzzedDataProvider& input, bool classic, bool keeps_slack)
       : input_(input),
         pages_(memory_, /*prefault=*/false),
-        broker_(classic ? nommu::kClassic : nommu::kModern, pages_, memory_, Limits{.map = {kMaxMapCount}}),
-        model_(classic, kPoolPages * kPage, kMaxMapCount) {
+        broker_(classic ? nommu::kClassic : nommu::kModern, pages_, memory_,
+                Limits{.map = {kMaxMapCount}, .nr_trim_pages = keeps_slack ? 0u : 1u}),
+        model_(classic, kPoolPages * kPage, kMaxMapCount, keeps_slack) {
     for (int space = 0; space < kSpaces; ++space) sessions_.push_back(NewSession(space));
     for (int file = 0; file < kOrdinaryFiles + kRamFiles; ++file) {
       ModelFile& model = model_.files().emplace_back();
@@ -94,10 +95,11 @@ class Harness {
   void Step() {
     switch (input_.ConsumeIntegralInRange(0, 15)) {
       case 0:
-        return End();
+        return End(Space());
       case 1:
-      case 2:
         return Truncate();
+      case 2:
+        return input_.ConsumeBool() ? Unlink() : Truncate();
       case 3:
       case 4:
         return Write(File(), Bytes(kFilePages), Bytes(2) + 1, Byte());
@@ -113,6 +115,16 @@ class Harness {
       default:
         return Mmap();
     }
+  }
+
+  // U2, U5, F6: when nothing is mapped and no file is left, all of the pool is free again, and clean.
+  void Finish() {
+    for (int space = 0; space < kSpaces; ++space) End(space);
+    for (int file = kOrdinaryFiles; file < kOrdinaryFiles + kRamFiles; ++file) Unlink(file);
+    pages_.WaitUntilIdle();
+    const auto statistics = pages_.statistics();
+    Demand(statistics.free == statistics.total,
+           absl::StrCat("of ", statistics.total, " bytes only ", statistics.free, " are free at the end"));
   }
 
  private:
@@ -276,13 +288,13 @@ class Harness {
                               request.new_address));
   }
 
-  void End() {
-    const auto space = static_cast<std::size_t>(Space());
+  void End(int number) {
+    const auto space = static_cast<std::size_t>(number);
     while (!broker_.CloseSpace(sessions_[space]->space())) {
     }
     Trace(absl::StrCat("exit space ", space));
-    model_.End(static_cast<int>(space));
-    sessions_[space] = NewSession(static_cast<int>(space));
+    model_.End(number);
+    sessions_[space] = NewSession(number);
     DemandErrno("exit", absl::OkStatus(), 0);
   }
 
@@ -293,6 +305,15 @@ class Harness {
     const absl::Status status = broker_.Ftruncate(*OpenRam(file, mode), size);
     Trace(absl::StrCat("ftruncate file ", file, " to ", size, " -> ", nommu::ErrnoOf(status)));
     DemandErrno("ftruncate", status, model_.Ftruncate(file, mode != O_RDONLY, size));
+  }
+
+  void Unlink() { Unlink(input_.ConsumeIntegralInRange(kOrdinaryFiles, kOrdinaryFiles + kRamFiles - 1)); }
+  void Unlink(int file) {
+    Open(file, O_RDWR);  // so that there is one
+    const absl::Status status = broker_.ram_files().Unlink(absl::StrCat("ram:/", file), Credentials{});
+    Trace(absl::StrCat("unlink file ", file, " -> ", nommu::ErrnoOf(status)));
+    model_.Unlink(file);
+    DemandErrno("unlink", status, 0);
   }
 
   void Write(int file, std::uint64_t offset, std::uint64_t count, std::uint8_t byte) {
@@ -346,7 +367,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }();
   (void)quiet;
   FuzzedDataProvider input(data, size);
-  mapbroker::fuzz::Harness harness(input, input.ConsumeBool());
+  const auto variant = input.ConsumeIntegral<std::uint8_t>();
+  mapbroker::fuzz::Harness harness(input, (variant & 1) != 0, (variant & 2) != 0);
   for (int steps = 0; steps < 100 && input.remaining_bytes() > 0; ++steps) harness.Step();
+  harness.Finish();
   return 0;
 }

@@ -1,6 +1,7 @@
 #include "client/mapctl/replay/scenario.h"
 
 #include <algorithm>
+#include <stdexcept>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -78,7 +79,8 @@ std::uint64_t NumberOf(const nlohmann::json& step, const char* key, std::uint64_
   if (found == step.end() || found->is_null()) return otherwise;
   if (found->is_string()) return std::stoull(found->get<std::string>(), nullptr, 16);
   if (found->is_number_unsigned()) return found->get<std::uint64_t>();
-  return static_cast<std::uint64_t>(found->get<std::int64_t>());
+  if (found->is_number_integer()) return static_cast<std::uint64_t>(found->get<std::int64_t>());
+  throw std::invalid_argument(absl::StrCat(key, " is no whole number"));
 }
 
 }  // namespace mapbroker::mapctl

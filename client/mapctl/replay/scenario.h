@@ -32,7 +32,7 @@ struct Scenario {
 absl::StatusOr<std::vector<Scenario>> ParseScenarios(std::istream& file);
 
 // A number of a step: as JSON has it or, where it is large, a string in hexadecimal. `otherwise` if it is absent.
-// Throws nlohmann::json::exception if it is neither.
+// Throws std::invalid_argument or std::out_of_range if it is neither.
 std::uint64_t NumberOf(const nlohmann::json& step, const char* key, std::uint64_t otherwise = 0);
 
 }  // namespace mapbroker::mapctl

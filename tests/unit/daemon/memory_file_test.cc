@@ -303,6 +303,17 @@ TEST_P(LimitsTest, UntrimmedRunsArePowersOfTwo) {
   EXPECT_EQ(ErrnoOf(grown.status()), GetParam() == &nommu::kClassic ? 0 : ENOMEM);
 }
 
+TEST_P(LimitsTest, WhatIsLeftOfAMappingGrowsIntoNoSlackUnderModern) {
+  if (GetParam()->unmaps_whole_mappings_only) return;  // P4
+  const nommu::MapRequest request{.length = 5 * kPage, .prot = PROT_READ, .flags = MAP_PRIVATE | MAP_ANONYMOUS};
+  const auto mapping = broker_.Mmap(a(), request, -1);
+  ASSERT_TRUE(mapping.ok());
+  ASSERT_TRUE(broker_.Munmap(a(), mapping->address, kPage).ok());
+  const auto grown =
+      broker_.Mremap(a(), {.address = mapping->address + kPage, .old_length = 4 * kPage, .new_length = 5 * kPage});
+  EXPECT_EQ(ErrnoOf(grown.status()), ENOMEM);  // P6
+}
+
 TEST_P(LimitsTest, ASpaceWithManyMappingsSplitsNone) {
   if (GetParam()->unmaps_whole_mappings_only) return;  // P4: there is nothing to split
   const nommu::MapRequest request{.length = 4 * kPage, .prot = PROT_READ, .flags = MAP_PRIVATE | MAP_ANONYMOUS};
