@@ -67,6 +67,14 @@ std::string PatternOf(const json& content) {
 // Names of descriptors belong to the process, all others to the scenario.
 std::string DescriptorOf(const Step& step, const std::string& name) { return step.proc + ":" + name; }
 
+// What only root may do, or may do in spite of permission bits.
+bool NeedsRoot(const Step& step) {
+  if (step.op == "shmget") return (NumberOf(step.arguments, "mode", 0600) & 0600) != 0600;
+  if (step.op != "shmat") return step.op == "set_append_only";
+  const json flags = step.arguments.value("flags", json::array());
+  return std::find(flags.begin(), flags.end(), "SHM_EXEC") != flags.end();
+}
+
 // Undoes set_append_only.
 void AllowRemoval(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -81,6 +89,10 @@ void AllowRemoval(const std::string& path) {
 }  // namespace
 
 void Player::Play(const Scenario& scenario, const std::function<void(const Step&, const Outcome&)>& report) {
+  if (geteuid() != 0 && std::any_of(scenario.steps.begin(), scenario.steps.end(), NeedsRoot)) {
+    for (const Step& step : scenario.steps) report(step, {Outcome::Kind::kNotApplicable, nullptr});
+    return;
+  }
   for (const Step& step : scenario.steps) {
     report(step, Do(scenario, step));
     if (step.want.contains("kernel_bug")) break;  // what follows was never carried out
