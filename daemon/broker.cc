@@ -91,7 +91,7 @@ absl::StatusOr<nommu::Grant> Broker::TryMap(const session::Session& caller, cons
 
   // A new region is filled outside the lock; everybody else who wants it waits for that.
   absl::Status filled;
-  if (reservation.created) filled = FillAndPlace(caller, reservation.region, file.get(), *fill);
+  if (reservation.created) filled = FillAndPlace(caller, request, reservation.region, file.get(), *fill);
 
   std::optional<nommu::Freed> unused;
   absl::StatusOr<nommu::Grant> answer;
@@ -113,9 +113,9 @@ absl::StatusOr<nommu::Grant> Broker::TryMap(const session::Session& caller, cons
   return answer;
 }
 
-absl::Status Broker::FillAndPlace(const session::Session& caller, nommu::Region* region, const backing::Backing* file,
-                                  Fill& fill) {
-  const absl::StatusOr<Place> place = MakeContents(caller, region, file, fill);
+absl::Status Broker::FillAndPlace(const session::Session& caller, const nommu::MapRequest& request,
+                                  nommu::Region* region, const backing::Backing* file, Fill& fill) {
+  const absl::StatusOr<Place> place = MakeContents(caller, request, region, file, fill);
   shm::MutexLock lock(mutex_);
   if (place.ok()) {
     map_.Place(region, place->start, place->slack);
@@ -129,10 +129,12 @@ absl::Status Broker::FillAndPlace(const session::Session& caller, nommu::Region*
   return fill.result;
 }
 
-absl::StatusOr<Broker::Place> Broker::MakeContents(const session::Session& caller, nommu::Region* region,
-                                                   const backing::Backing* file, const Fill& fill) {
+absl::StatusOr<Broker::Place> Broker::MakeContents(const session::Session& caller, const nommu::MapRequest& request,
+                                                   nommu::Region* region, const backing::Backing* file,
+                                                   const Fill& fill) {
   if (region->memory == nommu::Memory::kDevice) {
-    const absl::StatusOr<nommu::PoolAddress> start = file->GetUnmappedArea(region->offset, region->length);
+    const absl::StatusOr<nommu::PoolAddress> start =
+        file->GetUnmappedArea(region->offset, region->length, request.shared());
     if (!start.ok()) return start.status();
     return Place{.start = *start};
   }

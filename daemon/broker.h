@@ -11,6 +11,8 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "daemon/backing/backing.h"
+#include "daemon/backing/devices.h"
+#include "daemon/backing/mounts.h"
 #include "daemon/backing/ram_files.h"
 #include "daemon/backing/sysv_shm.h"
 #include "daemon/nommu/memory_map.h"
@@ -68,6 +70,9 @@ class Broker {
         small_objects_(pages, pool),
         ram_files_(pages, pool),
         sysv_(ram_files_, limits.sysv),
+        device_pages_(pages),
+        devices_(backing::DeviceEnvironment{profile, pages, pool, device_pages_}),
+        mounts_(devices_),
         map_(profile, limits.map) {}
 
   const nommu::Profile& profile() const { return profile_; }
@@ -86,13 +91,23 @@ class Broker {
   // The new length in bytes. Refusals: U3.
   absl::StatusOr<std::uint64_t> Mremap(const session::Session& caller, const nommu::RemapRequest& request);
 
-  // Ram files (F). What does not touch mappings is asked of them directly.
+  // The daemon's own files, by name: "ram:/..." (F), "dev:/..." and "mnt:/..." (D). ENOENT where no such kind exists.
+  //
+  // The number of the open file in this session, to be closed like any other. Refusals: those of RamFiles, Devices and
+  // Mounts; with O_TRUNC those of Ftruncate.
+  absl::StatusOr<int> OpenFile(session::Session& caller, const std::string& name, int flags, mode_t mode);
+  absl::StatusOr<backing::FileStat> StatFile(const std::string& name) const;
+  // EPERM for what is no ram file.
+  absl::Status UnlinkFile(const std::string& name, const Credentials& who);
+  // At most `most` files whose name begins with `prefix` and comes after `after`, by name.
+  std::vector<backing::FileStat> ListFiles(const std::string& prefix, const std::string& after, std::size_t most) const;
+  // F1, F2, F4, F5. EINVAL if it is no ram file or not open for writing, ETXTBSY, EFBIG, ENOMEM.
+  absl::Status Ftruncate(const backing::Backing& file, std::uint64_t size);
+
+  // What does not touch mappings is asked of them directly.
   backing::RamFiles& ram_files() { return ram_files_; }
-  // The number of the open file in this session, to be closed like any other. Refusals: RamFiles::Open; with O_TRUNC
-  // those of Ftruncate.
-  absl::StatusOr<int> OpenRamFile(session::Session& caller, const std::string& name, int flags, mode_t mode);
-  // F1, F2, F4, F5. EINVAL if it is not open for writing, ETXTBSY, EFBIG, ENOMEM.
-  absl::Status Ftruncate(const backing::RamFile& file, std::uint64_t size);
+  backing::Devices& devices() { return devices_; }
+  backing::Mounts& mounts() { return mounts_; }
 
   // System V shared memory (V). EINVAL, EACCES, EPERM, ENOSPC and what else shmget(2), shmat(2) and their kin say.
   absl::StatusOr<int> Shmget(const session::Session& caller, key_t key, std::uint64_t size, int flags);
@@ -129,10 +144,10 @@ class Broker {
                                    const FilePointer& file);
   absl::StatusOr<nommu::Grant> TryMap(const session::Session& caller, const nommu::MapRequest& request,
                                       const FilePointer& file, bool may_be_direct);
-  absl::Status FillAndPlace(const session::Session& caller, nommu::Region* region, const backing::Backing* file,
-                            Fill& fill);
-  absl::StatusOr<Place> MakeContents(const session::Session& caller, nommu::Region* region,
-                                     const backing::Backing* file, const Fill& fill);
+  absl::Status FillAndPlace(const session::Session& caller, const nommu::MapRequest& request, nommu::Region* region,
+                            const backing::Backing* file, Fill& fill);
+  absl::StatusOr<Place> MakeContents(const session::Session& caller, const nommu::MapRequest& request,
+                                     nommu::Region* region, const backing::Backing* file, const Fill& fill);
   absl::StatusOr<Place> Allocate(const nommu::Region& region, uid_t owner);
   bool WithdrawIfUnwanted(nommu::Region* region, const Fill& fill);
   void Free(const std::vector<nommu::Freed>& freed);
@@ -145,6 +160,9 @@ class Broker {
   shm::SmallObjects small_objects_;
   backing::RamFiles ram_files_;
   backing::SysvShm sysv_;
+  shm::HeldPages device_pages_;
+  backing::Devices devices_;
+  backing::Mounts mounts_;
 
   mutable shm::Mutex mutex_;
   nommu::MemoryMap map_ ABSL_GUARDED_BY(mutex_);

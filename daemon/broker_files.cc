@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <memory>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/broker.h"
 #include "daemon/nommu/refusal.h"
@@ -13,31 +14,72 @@ namespace mapbroker {
 
 using nommu::Refuse;
 
-absl::StatusOr<int> Broker::OpenRamFile(session::Session& caller, const std::string& name, int flags, mode_t mode) {
-  absl::StatusOr<std::shared_ptr<backing::RamFile>> file = ram_files_.Open(name, flags, mode, caller.peer());
+namespace {
+
+bool Is(const std::string& name, const char* scheme) { return absl::StartsWith(name, scheme); }
+
+}  // namespace
+
+absl::StatusOr<int> Broker::OpenFile(session::Session& caller, const std::string& name, int flags, mode_t mode) {
+  const auto open = [&]() -> absl::StatusOr<FilePointer> {
+    if (Is(name, backing::kDeviceScheme)) return devices_.Open(name, flags, caller.peer());
+    if (Is(name, backing::kMountScheme)) return mounts_.Open(name, flags, caller.peer());
+    return ram_files_.Open(name, flags, mode, caller.peer());
+  };
+  absl::StatusOr<FilePointer> file = open();
   if (!file.ok()) return file.status();
   if (caller.read_only() && (*file)->writable) {
-    return Refuse(EACCES, "", "the session is read-only: open the ram file O_RDONLY");
+    return Refuse(EACCES, "", "the session is read-only: open the file O_RDONLY");
   }
-  if ((flags & O_TRUNC) != 0 && (*file)->writable) {
+  if ((flags & O_TRUNC) != 0 && (*file)->writable && Is(name, backing::kRamScheme)) {
     if (absl::Status status = Ftruncate(**file, 0); !status.ok()) return status;
   }
   return caller.AddFile(*std::move(file));
 }
 
-absl::Status Broker::Ftruncate(const backing::RamFile& file, std::uint64_t size) {
-  if (!file.writable) return Refuse(EINVAL, "F", "the ram file is not open for writing: open it O_RDWR");
-  backing::RamNode& node = file.node();
+absl::StatusOr<backing::FileStat> Broker::StatFile(const std::string& name) const {
+  if (Is(name, backing::kMountScheme)) return mounts_.Stat(name);
+  if (!Is(name, backing::kDeviceScheme)) return ram_files_.Stat(name);
+  const absl::StatusOr<backing::DeviceInfo> info = devices_.Info(name);
+  if (!info.ok()) return info.status();
+  return info->stat;
+}
+
+absl::Status Broker::UnlinkFile(const std::string& name, const Credentials& who) {
+  if (!Is(name, backing::kDeviceScheme) && !Is(name, backing::kMountScheme)) return ram_files_.Unlink(name, who);
+  return Refuse(EPERM, "D", "only ram files are unlinked: remove the device, or unmount the image");
+}
+
+std::vector<backing::FileStat> Broker::ListFiles(const std::string& prefix, const std::string& after,
+                                                 std::size_t most) const {
+  // By name, so devices come first and ram files last.
+  std::vector<backing::FileStat> listed;
+  for (const backing::DeviceInfo& info : devices_.List(prefix)) {
+    if (info.stat.name > after && listed.size() < most) listed.push_back(info.stat);
+  }
+  const auto append = [&](std::vector<backing::FileStat> files) {
+    listed.insert(listed.end(), files.begin(), files.end());
+  };
+  append(mounts_.List(prefix, after, most - listed.size()));
+  append(ram_files_.List(prefix, after, most - listed.size()));
+  return listed;
+}
+
+absl::Status Broker::Ftruncate(const backing::Backing& backing, std::uint64_t size) {
+  const auto* const file = dynamic_cast<const backing::RamFile*>(&backing);
+  if (file == nullptr) return Refuse(EINVAL, "F", "only ram files have a size that can be set");
+  if (!file->writable) return Refuse(EINVAL, "F", "the ram file is not open for writing: open it O_RDWR");
+  backing::RamNode& node = file->node();
   {
     // Decided and done under one lock, so that nobody maps meanwhile what is cut off.
     shm::MutexLock lock(mutex_);
     if (size < node.Size()) {
-      if (map_.IsMappedSharedFrom(file.id, size / nommu::kPageSize)) {
+      if (map_.IsMappedSharedFrom(file->id, size / nommu::kPageSize)) {
         return Refuse(ETXTBSY, "F4",
                       absl::StrCat("a shared mapping uses the file past byte ", size,
                                    ": unmap it first; `mapctl maps` shows who has it"));
       }
-      map_.DetachFrom(file.id, nommu::PagesOf(size));
+      map_.DetachFrom(file->id, nommu::PagesOf(size));
       node.Shrink(size);
       return absl::OkStatus();
     }

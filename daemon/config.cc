@@ -3,16 +3,15 @@
 #include <toml++/toml.h>
 
 #include <CLI/CLI.hpp>
-#include <cctype>
 #include <cerrno>
 #include <iostream>
 #include <set>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/exit_status.h"
 #include "daemon/nommu/refusal.h"
+#include "daemon/size.h"
 #include "daemon/version.h"
 
 namespace mapbroker {
@@ -128,9 +127,59 @@ absl::Status ApplyValue(const std::string& table, const std::string& name, const
   return Invalid(absl::StrCat("unknown key ", table.empty() ? "" : absl::StrCat(table, "."), name));
 }
 
+struct DeclaredKind {
+  const char* table;
+  Config::Declared::What what;
+  std::vector<const char*> required;
+};
+
+// An array of tables: [[device]] and so on. What the values mean is for those who make the things.
+absl::Status ReadDeclared(const DeclaredKind& kind, const toml::node& node, const std::string& path, Config& config) {
+  const auto wrong = [&](const toml::node& at, const std::string& what) {
+    return Invalid(absl::StrCat(path, ":", at.source().begin.line, ": ", what));
+  };
+  const toml::array* const entries = node.as_array();
+  if (entries == nullptr) return wrong(node, absl::StrCat("write [[", kind.table, "]], since there may be several"));
+  for (const toml::node& entry : *entries) {
+    if (!entry.is_table()) return wrong(entry, absl::StrCat("write [[", kind.table, "]] and a key a line"));
+    Config::Declared declared{kind.what, absl::StrCat(path, ":", entry.source().begin.line), {}};
+    for (const auto& [key, value] : *entry.as_table()) {
+      if (value.is_string()) {
+        declared.values[std::string(key.str())] = *value.value<std::string>();
+      } else if (value.is_integer()) {
+        declared.values[std::string(key.str())] = absl::StrCat(*value.value<std::int64_t>());
+      } else {
+        return wrong(value, absl::StrCat(std::string(key.str()), " must be a string in quotes or a whole number"));
+      }
+    }
+    for (const char* required : kind.required) {
+      if (!declared.values.contains(required)) {
+        return wrong(entry, absl::StrCat("[[", kind.table, "]] needs the key ", required));
+      }
+    }
+    config.declared.push_back(std::move(declared));
+  }
+  return absl::OkStatus();
+}
+
+// In the order in which they depend on each other.
+absl::Status ReadAllDeclared(const toml::table& file, const std::string& path, Config& config) {
+  static const DeclaredKind kKinds[] = {{"ram_file", Config::Declared::What::kRamFile, {"name"}},
+                                        {"device", Config::Declared::What::kDevice, {"name", "kind"}},
+                                        {"mount", Config::Declared::What::kMount, {"name", "device"}}};
+  config.declared.clear();
+  for (const DeclaredKind& kind : kKinds) {
+    const toml::node* const node = file.get(kind.table);
+    if (node == nullptr) continue;
+    if (absl::Status status = ReadDeclared(kind, *node, path, config); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ApplyTable(const std::string& table, const toml::table& values, const std::string& path, Config& config) {
   for (const auto& [key, value] : values) {
     const std::string name(key.str());
+    if (table.empty() && (name == "ram_file" || name == "device" || name == "mount")) continue;
     if (table.empty() && value.is_table() && (name == "pool" || name == "sockets" || name == "limits")) {
       if (absl::Status status = ApplyTable(name, *value.as_table(), path, config); !status.ok()) return status;
       continue;
@@ -144,29 +193,12 @@ absl::Status ApplyTable(const std::string& table, const toml::table& values, con
 
 }  // namespace
 
-absl::StatusOr<std::uint64_t> ParseSize(const std::string& text) {
-  const std::size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
-  std::uint64_t number;
-  const absl::Status no_size =
-      Invalid(absl::StrCat("\"", text, "\" is no size: write bytes, or a number with K, M, G or T"));
-  if (!absl::SimpleAtoi(text.substr(0, digits), &number)) return no_size;
-  std::string unit = text.substr(digits);
-  unsigned shift = 0;
-  if (!unit.empty()) {
-    const std::size_t power = std::string("KMGT").find(static_cast<char>(std::toupper(static_cast<unsigned char>(unit.front()))));
-    const std::string rest = unit.substr(1);
-    if (power == std::string::npos || (!rest.empty() && rest != "B" && rest != "iB")) return no_size;
-    shift = 10 * static_cast<unsigned>(power + 1);
-  }
-  if (number > UINT64_MAX >> shift) return Invalid(absl::StrCat("\"", text, "\" is larger than any memory"));
-  return number << shift;
-}
-
 absl::Status ReadConfigFile(const std::string& path, Config& config) {
   Config changed = config;
   try {
     const toml::table file = toml::parse_file(path);
     if (absl::Status status = ApplyTable("", file, path, changed); !status.ok()) return status;
+    if (absl::Status status = ReadAllDeclared(file, path, changed); !status.ok()) return status;
   } catch (const toml::parse_error& error) {
     return Invalid(absl::StrCat(path, ":", error.source().begin.line, ": ", std::string(error.description())));
   }

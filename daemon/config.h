@@ -4,7 +4,9 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <map>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "daemon/broker.h"
@@ -23,6 +25,14 @@ struct Config {
   const nommu::Profile* profile = &nommu::kClassic;
   mode_t socket_mode = 0660;
   Limits limits;
+  // What exists from the start: ram files, devices, mounts, in this order.
+  struct Declared {
+    enum class What { kRamFile, kDevice, kMount };
+    What what = What::kRamFile;
+    std::string where;  // "FILE:LINE", for what goes wrong with it later
+    std::map<std::string, std::string> values;
+  };
+  std::vector<Declared> declared;
   spdlog::level::level_enum log_level = spdlog::level::info;
 };
 
@@ -35,9 +45,6 @@ struct CommandLine {
 // Reads the command line and the file that --config names. One clear line for what is wrong, with file and line where
 // it came from a file.
 CommandLine ParseCommandLine(int argc, char** argv);
-
-// Bytes of "4096", "64K", "256M", "2G", "1T" (powers of 1024; "MiB" and "MB" mean the same as "M").
-absl::StatusOr<std::uint64_t> ParseSize(const std::string& text);
 
 // Applies a configuration file to `config`, which is untouched on failure.
 absl::Status ReadConfigFile(const std::string& path, Config& config);

@@ -11,10 +11,12 @@
 #include "absl/strings/str_cat.h"
 #include "daemon/broker.h"
 #include "daemon/config.h"
+#include "daemon/declared.h"
 #include "daemon/exit_status.h"
 #include "daemon/nommu/refusal.h"
+#include "daemon/rpc/devices_service.h"
+#include "daemon/rpc/files_service.h"
 #include "daemon/rpc/memory_service.h"
-#include "daemon/rpc/ram_files_service.h"
 #include "daemon/rpc/server.h"
 #include "daemon/rpc/sysv_shm_service.h"
 #include "daemon/runtime_dir.h"
@@ -101,6 +103,7 @@ int Serve(const Config& config) {
 
   shm::PagePool pages((*segment)->bytes(), /*prefault=*/true);
   Broker broker(*config.profile, pages, (*segment)->bytes(), config.limits);
+  if (absl::Status status = MakeDeclared(config, broker); !status.ok()) return Refused(status);
   session::SessionTable sessions;
   session::HandoffServer handoff_server(
       loop.get(), *handoff, sessions,
@@ -109,9 +112,10 @@ int Serve(const Config& config) {
        .open_space = [&](pid_t pid) { return broker.OpenSpace(pid); },
        .close_space = [&](nommu::SpaceId space) { return broker.CloseSpace(space); }});
   rpc::MemoryService memory(broker, sessions);
-  rpc::RamFilesService ram_files(broker, sessions);
+  rpc::DevicesService devices(broker, sessions);
+  rpc::FilesService files(broker, sessions);
   rpc::SysvShmService sysv_shm(broker, sessions);
-  rpc::Server server(loop.get(), *grpc, {&memory, &ram_files, &sysv_shm});
+  rpc::Server server(loop.get(), *grpc, {&devices, &files, &memory, &sysv_shm});
 
   spdlog::info("mapbrokerd {} serves {}: pool of {} bytes, profile {}", kVersion, dir->path(),
                (*segment)->bytes().size(), config.profile->name);

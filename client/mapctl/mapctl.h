@@ -25,6 +25,7 @@ struct Context {
   absl::StatusOr<Client> Connect() const { return Client::Connect({.runtime_dir = runtime_dir}); }
 };
 
+void AddDevice(CLI::App& program, Context& context);
 void AddExplain(CLI::App& program, Context& context);
 void AddMap(CLI::App& program, Context& context);
 void AddMaps(CLI::App& program, Context& context);

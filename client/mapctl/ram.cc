@@ -36,7 +36,7 @@ absl::Status HostFault(const std::string& file) {
   return absl::FailedPreconditionError(absl::StrCat(file, ": ", strerrorname_np(errno), ": ", std::strerror(errno)));
 }
 
-nlohmann::json Object(const RamStat& stat) {
+nlohmann::json Object(const FileStat& stat) {
   return {
       {"name", stat.name}, {"inode", stat.inode},         {"uid", stat.uid},  {"gid", stat.gid}, {"mode", stat.mode},
       {"size", stat.size}, {"allocated", stat.allocated}, {"runs", stat.runs}};
@@ -48,7 +48,7 @@ absl::Status List(const RamArguments& arguments, const Context& context) {
   nlohmann::json objects = nlohmann::json::array();
   if (!context.json) std::cout << "mode  user   group  bytes             runs  name\n";
   const std::string prefix = arguments.prefix.empty() ? "" : FullName(arguments.prefix);
-  const absl::Status status = client->ListRamFiles(prefix, [&](const RamStat& stat) {
+  const absl::Status status = client->ListFiles(prefix, [&](const FileStat& stat) {
     if (context.json) {
       objects.push_back(Object(stat));
     } else {
@@ -75,7 +75,7 @@ absl::Status Put(const RamArguments& arguments, const Context& context) {
   absl::StatusOr<Client> client = context.Connect();
   if (!client.ok()) return client.status();
   const auto mode = static_cast<mode_t>(std::stoul(arguments.mode, nullptr, 8));
-  absl::StatusOr<RamFile> file = client->OpenRamFile(FullName(arguments.name), O_RDWR | O_CREAT | O_TRUNC, mode);
+  absl::StatusOr<File> file = client->Open(FullName(arguments.name), O_RDWR | O_CREAT | O_TRUNC, mode);
   if (!file.ok()) return file.status();
   if (S_ISREG(stat.st_mode) && stat.st_size > 0) {
     if (absl::Status status = file->Ftruncate(static_cast<std::uint64_t>(stat.st_size)); !status.ok()) return status;
@@ -91,7 +91,7 @@ absl::Status Put(const RamArguments& arguments, const Context& context) {
     if (absl::Status status = file->Pwrite(bytes, offset); !status.ok()) return status;
     offset += bytes.size();
   }
-  const absl::StatusOr<RamStat> made = file->Stat();
+  const absl::StatusOr<FileStat> made = file->Stat();
   if (!made.ok()) return made.status();
   if (context.json) {
     std::cout << Object(*made) << '\n';
@@ -105,7 +105,7 @@ absl::Status Put(const RamArguments& arguments, const Context& context) {
 absl::Status Get(const RamArguments& arguments, const Context& context) {
   absl::StatusOr<Client> client = context.Connect();
   if (!client.ok()) return client.status();
-  const absl::StatusOr<RamFile> file = client->OpenRamFile(FullName(arguments.name), O_RDONLY);
+  const absl::StatusOr<File> file = client->Open(FullName(arguments.name), O_RDONLY);
   if (!file.ok()) return file.status();
   const bool to_stdout = arguments.file.empty() || arguments.file == "-";
   const shm::UniqueFd opened(to_stdout ? -1
@@ -126,13 +126,13 @@ absl::Status Truncate(const RamArguments& arguments, const Context& context) {
   absl::StatusOr<Client> client = context.Connect();
   if (!client.ok()) return client.status();
   const auto mode = static_cast<mode_t>(std::stoul(arguments.mode, nullptr, 8));
-  const absl::StatusOr<RamFile> file = client->OpenRamFile(FullName(arguments.name), O_RDWR | O_CREAT, mode);
+  const absl::StatusOr<File> file = client->Open(FullName(arguments.name), O_RDWR | O_CREAT, mode);
   return file.ok() ? file->Ftruncate(arguments.size) : file.status();
 }
 
 absl::Status Remove(const RamArguments& arguments, const Context& context) {
   absl::StatusOr<Client> client = context.Connect();
-  return client.ok() ? client->UnlinkRamFile(FullName(arguments.name)) : client.status();
+  return client.ok() ? client->Unlink(FullName(arguments.name)) : client.status();
 }
 
 }  // namespace

@@ -26,8 +26,8 @@ struct ReplayArguments {
 struct Arena {
   PrivateDaemon daemon;
   Client client;
-  // What a fresh pool gives first: no mapping of a scenario shall lie at pool address 0, which, where an address is asked
-  // for, means none.
+  // What a fresh pool gives first: no mapping of a scenario shall lie at pool address 0, which, where an address is
+  // asked for, means none.
   Mapping page_zero;
 
   static absl::StatusOr<Arena> Make(const std::string& program, const std::string& runtime_dir,
@@ -89,7 +89,7 @@ absl::Status Replay(const ReplayArguments& arguments, const Context& context, bo
         arena = arenas.emplace(scenario.large, *std::move(made)).first;
       }
       Player player(arena->second.client, arena->second.daemon.runtime_dir(), arena->second.daemon.file_directory(),
-                    program);
+                    program, std::filesystem::path(file.first).parent_path() / "fixtures");
       player.Play(scenario, [&](const Step& step, const Outcome& outcome) {
         switch (outcome.kind) {
           case Outcome::Kind::kAgrees:

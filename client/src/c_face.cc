@@ -67,8 +67,8 @@ void* mb_mmap(mb_session* session, void* addr, size_t length, int prot, int flag
                                 .fd = fd,
                                 .offset = static_cast<std::uint64_t>(offset),
                                 .address = reinterpret_cast<std::uint64_t>(addr)};
-  const std::shared_ptr<mapbroker::RamFile> ram_file = mapbroker::c_face::RamFileOf(*session, fd);
-  if ((flags & MAP_ANONYMOUS) == 0) options.ram_file = ram_file.get();
+  const std::shared_ptr<mapbroker::File> file = mapbroker::c_face::PoolFileOf(*session, fd);
+  if ((flags & MAP_ANONYMOUS) == 0) options.file = file.get();
   absl::StatusOr<Mapped> mapped = session->session->Map(options);
   if (!mapped.ok()) {
     Fail(mapped.status());

@@ -30,8 +30,8 @@ int Answer(const absl::Status& status) {
 }
 
 // Null with errno.
-std::shared_ptr<RamFile> FileOf(mb_session& session, int fd) {
-  std::shared_ptr<RamFile> file = RamFileOf(session, fd);
+std::shared_ptr<File> FileOf(mb_session& session, int fd) {
+  std::shared_ptr<File> file = PoolFileOf(session, fd);
   if (file == nullptr) Fail(MakeStatus(EBADF, "the descriptor is no ram file of this session: mb_open gives one", "F"));
   return file;
 }
@@ -63,7 +63,7 @@ void CopyOut(const ShmSegment& segment, shmid_ds& to) {
 
 }  // namespace
 
-std::shared_ptr<RamFile> RamFileOf(mb_session& session, int fd) {
+std::shared_ptr<File> PoolFileOf(mb_session& session, int fd) {
   shm::MutexLock lock(session.mutex);
   const auto found = session.files.find(fd);
   if (found == session.files.end()) return nullptr;
@@ -77,7 +77,7 @@ std::shared_ptr<RamFile> RamFileOf(mb_session& session, int fd) {
 
 }  // namespace mapbroker::c_face
 
-using mapbroker::RamFile;
+using mapbroker::File;
 using mapbroker::c_face::Answer;
 using mapbroker::c_face::Fail;
 using mapbroker::c_face::FileOf;
@@ -85,10 +85,10 @@ using mapbroker::c_face::FileOf;
 extern "C" {
 
 int mb_open(mb_session* session, const char* name, int flags, mode_t mode) {
-  absl::StatusOr<RamFile> file = session->client.OpenRamFile(name, flags, mode);
+  absl::StatusOr<File> file = session->client.Open(name, flags, mode);
   if (!file.ok()) return Answer(file.status());
   mapbroker::c_face::OpenFile open{.stand_in = mapbroker::shm::UniqueFd(memfd_create("mapbroker", MFD_CLOEXEC)),
-                                   .file = std::make_shared<RamFile>(*std::move(file))};
+                                   .file = std::make_shared<File>(*std::move(file))};
   struct stat stat;
   if (!open.stand_in || fstat(open.stand_in.get(), &stat) != 0) {
     return Answer(mapbroker::MakeStatus(errno, "this process can open no further descriptor"));
@@ -133,7 +133,7 @@ ssize_t mb_pwrite(mb_session* session, int fd, const void* buffer, size_t count,
 int mb_fstat(mb_session* session, int fd, struct stat* stat) {
   const auto file = FileOf(*session, fd);
   if (file == nullptr) return -1;
-  const absl::StatusOr<mapbroker::RamStat> now = file->Stat();
+  const absl::StatusOr<mapbroker::FileStat> now = file->Stat();
   if (!now.ok()) return Answer(now.status());
   *stat = {};
   stat->st_ino = now->inode;
@@ -147,7 +147,7 @@ int mb_fstat(mb_session* session, int fd, struct stat* stat) {
   return 0;
 }
 
-int mb_unlink(mb_session* session, const char* name) { return Answer(session->client.UnlinkRamFile(name)); }
+int mb_unlink(mb_session* session, const char* name) { return Answer(session->client.Unlink(name)); }
 
 int mb_shm_open(mb_session* session, const char* name, int flags, mode_t mode) {
   const absl::StatusOr<std::string> file = mapbroker::c_face::PosixName(name);

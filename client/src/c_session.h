@@ -12,8 +12,8 @@
 #include "client/src/attachment.h"
 #include "client/src/session.h"
 #include "mapbroker/client.h"
+#include "mapbroker/file.h"
 #include "mapbroker/mapbroker.h"
-#include "mapbroker/ram_file.h"
 #include "shm_backend/mutex.h"
 #include "shm_backend/unique_fd.h"
 
@@ -32,7 +32,7 @@ struct Piece {
 struct OpenFile {
   shm::UniqueFd stand_in;
   ino_t inode = 0;
-  std::shared_ptr<RamFile> file;
+  std::shared_ptr<File> file;
 };
 
 // Sets errno and the sentence of mb_strerror.
@@ -42,7 +42,7 @@ void Fail(const absl::Status& status);
 void* Keep(mb_session& session, Mapped mapped);
 
 // The ram file that a descriptor stands for, null if it stands for none.
-std::shared_ptr<RamFile> RamFileOf(mb_session& session, int fd);
+std::shared_ptr<File> PoolFileOf(mb_session& session, int fd);
 
 }  // namespace mapbroker::c_face
 

@@ -4,7 +4,8 @@
 #include <cerrno>
 #include <utility>
 
-#include "client/src/ram_file.h"
+#include "client/src/client_impl.h"
+#include "client/src/file.h"
 #include "client/src/session.h"
 #include "client/src/status.h"
 
@@ -109,10 +110,6 @@ std::uint64_t Mapping::Release() {
   return at;
 }
 
-struct Client::Impl {
-  std::shared_ptr<Session> session;
-};
-
 Client::Client(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Client::Client(Client&& other) noexcept = default;
 Client& Client::operator=(Client&& other) noexcept = default;
@@ -167,34 +164,34 @@ absl::StatusOr<PoolStatistics> Client::Statistics() {
                         .profile = now->profile()};
 }
 
-absl::StatusOr<RamFile> Client::OpenRamFile(const std::string& name, int flags, mode_t mode) {
-  v1::RamOpenRequest request;
+absl::StatusOr<File> Client::Open(const std::string& name, int flags, mode_t mode) {
+  v1::OpenRequest request;
   request.set_name(name);
   request.set_flags(static_cast<std::uint32_t>(flags));
   request.set_mode(mode);
-  const absl::StatusOr<v1::RamOpenResponse> opened = impl_->session->stub().RamOpen(request);
+  const absl::StatusOr<v1::OpenResponse> opened = impl_->session->stub().Open(request);
   if (!opened.ok()) return opened.status();
-  return RamFile(std::make_unique<RamFile::Impl>(impl_->session, opened->fd()));
+  return File(std::make_unique<File::Impl>(impl_->session, opened->fd()));
 }
 
-absl::StatusOr<RamStat> Client::StatRamFile(const std::string& name) {
-  v1::RamStatRequest request;
+absl::StatusOr<FileStat> Client::Stat(const std::string& name) {
+  v1::StatRequest request;
   request.set_name(name);
-  const absl::StatusOr<v1::RamStat> stat = impl_->session->stub().RamStat(request);
+  const absl::StatusOr<v1::FileStat> stat = impl_->session->stub().Stat(request);
   if (!stat.ok()) return stat.status();
   return FromProto(*stat);
 }
 
-absl::Status Client::UnlinkRamFile(const std::string& name) {
-  v1::RamUnlinkRequest request;
+absl::Status Client::Unlink(const std::string& name) {
+  v1::UnlinkRequest request;
   request.set_name(name);
-  return impl_->session->stub().RamUnlink(request);
+  return impl_->session->stub().Unlink(request);
 }
 
-absl::Status Client::ListRamFiles(const std::string& prefix, const std::function<bool(const RamStat&)>& file) {
-  v1::RamListRequest request;
+absl::Status Client::ListFiles(const std::string& prefix, const std::function<bool(const FileStat&)>& file) {
+  v1::ListFilesRequest request;
   request.set_prefix(prefix);
-  return impl_->session->stub().RamList(request, [&](const v1::RamStat& next) { return file(FromProto(next)); });
+  return impl_->session->stub().ListFiles(request, [&](const v1::FileStat& next) { return file(FromProto(next)); });
 }
 
 absl::StatusOr<int> Client::Shmget(int key, std::uint64_t size, int flags) {

@@ -11,8 +11,9 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "client/src/status.h"
+#include "mapbroker/v1/devices.grpc.pb.h"
+#include "mapbroker/v1/files.grpc.pb.h"
 #include "mapbroker/v1/memory.grpc.pb.h"
-#include "mapbroker/v1/ram_files.grpc.pb.h"
 #include "mapbroker/v1/sysv_shm.grpc.pb.h"
 #include "proto/handoff_packet.h"
 
@@ -37,8 +38,9 @@ absl::Status FromGrpc(const grpc::Status& status) {
 
 struct RpcStub::Channel {
   std::string hex_token;
+  std::unique_ptr<v1::Devices::Stub> devices;
   std::unique_ptr<v1::Memory::Stub> memory;
-  std::unique_ptr<v1::RamFiles::Stub> ram_files;
+  std::unique_ptr<v1::Files::Stub> files;
   std::unique_ptr<v1::SysvShm::Stub> sysv_shm;
 
   // One call with one answer.
@@ -81,8 +83,9 @@ RpcStub::RpcStub(const std::string& runtime_dir, const std::string& token) : cha
   channel_->hex_token = absl::BytesToHexString(token);
   const auto channel = grpc::CreateCustomChannel(absl::StrCat("unix:", runtime_dir, "/", kGrpcSocketName),
                                                  grpc::InsecureChannelCredentials(), arguments);
+  channel_->devices = v1::Devices::NewStub(channel);
   channel_->memory = v1::Memory::NewStub(channel);
-  channel_->ram_files = v1::RamFiles::NewStub(channel);
+  channel_->files = v1::Files::NewStub(channel);
   channel_->sysv_shm = v1::SysvShm::NewStub(channel);
 }
 
@@ -112,43 +115,72 @@ absl::StatusOr<v1::PoolStatistics> RpcStub::GetPoolStatistics() {
   return channel_->Call(*channel_->memory, &v1::Memory::Stub::GetPoolStatistics, v1::GetPoolStatisticsRequest());
 }
 
-absl::StatusOr<v1::RamOpenResponse> RpcStub::RamOpen(const v1::RamOpenRequest& request) {
-  return channel_->Call(*channel_->ram_files, &v1::RamFiles::Stub::Open, request);
+absl::StatusOr<v1::OpenResponse> RpcStub::Open(const v1::OpenRequest& request) {
+  return channel_->Call(*channel_->files, &v1::Files::Stub::Open, request);
 }
 
-absl::Status RpcStub::RamClose(const v1::RamCloseRequest& request) {
-  return channel_->Call(*channel_->ram_files, &v1::RamFiles::Stub::Close, request).status();
+absl::Status RpcStub::Close(const v1::CloseRequest& request) {
+  return channel_->Call(*channel_->files, &v1::Files::Stub::Close, request).status();
 }
 
-absl::Status RpcStub::RamFtruncate(const v1::RamFtruncateRequest& request) {
-  return channel_->Call(*channel_->ram_files, &v1::RamFiles::Stub::Ftruncate, request).status();
+absl::Status RpcStub::Ftruncate(const v1::FtruncateRequest& request) {
+  return channel_->Call(*channel_->files, &v1::Files::Stub::Ftruncate, request).status();
 }
 
-absl::StatusOr<v1::RamPreadResponse> RpcStub::RamPread(const v1::RamPreadRequest& request) {
-  return channel_->Call(*channel_->ram_files, &v1::RamFiles::Stub::Pread, request);
+absl::StatusOr<v1::PreadResponse> RpcStub::Pread(const v1::PreadRequest& request) {
+  return channel_->Call(*channel_->files, &v1::Files::Stub::Pread, request);
 }
 
-absl::Status RpcStub::RamPwrite(const v1::RamPwriteRequest& request) {
-  return channel_->Call(*channel_->ram_files, &v1::RamFiles::Stub::Pwrite, request).status();
+absl::Status RpcStub::Pwrite(const v1::PwriteRequest& request) {
+  return channel_->Call(*channel_->files, &v1::Files::Stub::Pwrite, request).status();
 }
 
-absl::StatusOr<v1::RamStat> RpcStub::RamFstat(const v1::RamFstatRequest& request) {
-  return channel_->Call(*channel_->ram_files, &v1::RamFiles::Stub::Fstat, request);
+absl::StatusOr<v1::FileStat> RpcStub::Fstat(const v1::FstatRequest& request) {
+  return channel_->Call(*channel_->files, &v1::Files::Stub::Fstat, request);
 }
 
-absl::StatusOr<v1::RamStat> RpcStub::RamStat(const v1::RamStatRequest& request) {
-  return channel_->Call(*channel_->ram_files, &v1::RamFiles::Stub::Stat, request);
+absl::StatusOr<v1::FileStat> RpcStub::Stat(const v1::StatRequest& request) {
+  return channel_->Call(*channel_->files, &v1::Files::Stub::Stat, request);
 }
 
-absl::Status RpcStub::RamUnlink(const v1::RamUnlinkRequest& request) {
-  return channel_->Call(*channel_->ram_files, &v1::RamFiles::Stub::Unlink, request).status();
+absl::Status RpcStub::Unlink(const v1::UnlinkRequest& request) {
+  return channel_->Call(*channel_->files, &v1::Files::Stub::Unlink, request).status();
 }
 
-absl::Status RpcStub::RamList(const v1::RamListRequest& request, const std::function<bool(const v1::RamStat&)>& file) {
-  return channel_->Read<v1::RamListResponse>(*channel_->ram_files, &v1::RamFiles::Stub::List, request,
-                                             [&](const v1::RamListResponse& portion) {
-                                               return std::all_of(portion.files().begin(), portion.files().end(), file);
-                                             });
+absl::Status RpcStub::ListFiles(const v1::ListFilesRequest& request,
+                                const std::function<bool(const v1::FileStat&)>& file) {
+  return channel_->Read<v1::ListFilesResponse>(
+      *channel_->files, &v1::Files::Stub::List, request, [&](const v1::ListFilesResponse& portion) {
+        return std::all_of(portion.files().begin(), portion.files().end(), file);
+      });
+}
+
+absl::Status RpcStub::CreateDevice(const v1::CreateDeviceRequest& request) {
+  return channel_->Call(*channel_->devices, &v1::Devices::Stub::Create, request).status();
+}
+
+absl::Status RpcStub::RemoveDevice(const v1::RemoveDeviceRequest& request) {
+  return channel_->Call(*channel_->devices, &v1::Devices::Stub::Remove, request).status();
+}
+
+absl::StatusOr<v1::DeviceInfo> RpcStub::DeviceInfo(const v1::DeviceInfoRequest& request) {
+  return channel_->Call(*channel_->devices, &v1::Devices::Stub::Info, request);
+}
+
+absl::Status RpcStub::ListDevices(const std::function<bool(const v1::DeviceInfo&)>& device) {
+  return channel_->Read<v1::DeviceInfo>(*channel_->devices, &v1::Devices::Stub::List, v1::ListDevicesRequest(), device);
+}
+
+absl::Status RpcStub::Erase(const v1::EraseRequest& request) {
+  return channel_->Call(*channel_->devices, &v1::Devices::Stub::Erase, request).status();
+}
+
+absl::Status RpcStub::Mount(const v1::MountRequest& request) {
+  return channel_->Call(*channel_->devices, &v1::Devices::Stub::Mount, request).status();
+}
+
+absl::Status RpcStub::Unmount(const v1::UnmountRequest& request) {
+  return channel_->Call(*channel_->devices, &v1::Devices::Stub::Unmount, request).status();
 }
 
 absl::StatusOr<v1::ShmgetResponse> RpcStub::Shmget(const v1::ShmgetRequest& request) {

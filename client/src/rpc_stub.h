@@ -6,8 +6,9 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "mapbroker/v1/devices.pb.h"
+#include "mapbroker/v1/files.pb.h"
 #include "mapbroker/v1/memory.pb.h"
-#include "mapbroker/v1/ram_files.pb.h"
 #include "mapbroker/v1/sysv_shm.pb.h"
 
 namespace mapbroker {
@@ -27,15 +28,23 @@ class RpcStub {
                             const std::function<bool(const v1::MappingRow&)>& row);
   absl::StatusOr<v1::PoolStatistics> GetPoolStatistics();
 
-  absl::StatusOr<v1::RamOpenResponse> RamOpen(const v1::RamOpenRequest& request);
-  absl::Status RamClose(const v1::RamCloseRequest& request);
-  absl::Status RamFtruncate(const v1::RamFtruncateRequest& request);
-  absl::StatusOr<v1::RamPreadResponse> RamPread(const v1::RamPreadRequest& request);
-  absl::Status RamPwrite(const v1::RamPwriteRequest& request);
-  absl::StatusOr<v1::RamStat> RamFstat(const v1::RamFstatRequest& request);
-  absl::StatusOr<v1::RamStat> RamStat(const v1::RamStatRequest& request);
-  absl::Status RamUnlink(const v1::RamUnlinkRequest& request);
-  absl::Status RamList(const v1::RamListRequest& request, const std::function<bool(const v1::RamStat&)>& file);
+  absl::StatusOr<v1::OpenResponse> Open(const v1::OpenRequest& request);
+  absl::Status Close(const v1::CloseRequest& request);
+  absl::Status Ftruncate(const v1::FtruncateRequest& request);
+  absl::StatusOr<v1::PreadResponse> Pread(const v1::PreadRequest& request);
+  absl::Status Pwrite(const v1::PwriteRequest& request);
+  absl::StatusOr<v1::FileStat> Fstat(const v1::FstatRequest& request);
+  absl::StatusOr<v1::FileStat> Stat(const v1::StatRequest& request);
+  absl::Status Unlink(const v1::UnlinkRequest& request);
+  absl::Status ListFiles(const v1::ListFilesRequest& request, const std::function<bool(const v1::FileStat&)>& file);
+
+  absl::Status CreateDevice(const v1::CreateDeviceRequest& request);
+  absl::Status RemoveDevice(const v1::RemoveDeviceRequest& request);
+  absl::StatusOr<v1::DeviceInfo> DeviceInfo(const v1::DeviceInfoRequest& request);
+  absl::Status ListDevices(const std::function<bool(const v1::DeviceInfo&)>& device);
+  absl::Status Erase(const v1::EraseRequest& request);
+  absl::Status Mount(const v1::MountRequest& request);
+  absl::Status Unmount(const v1::UnmountRequest& request);
 
   absl::StatusOr<v1::ShmgetResponse> Shmget(const v1::ShmgetRequest& request);
   absl::StatusOr<v1::ShmatResponse> Shmat(const v1::ShmatRequest& request);

@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "client/src/ram_file.h"
+#include "client/src/file.h"
 #include "client/src/status.h"
 
 namespace mapbroker {
@@ -77,8 +77,8 @@ absl::StatusOr<Mapped> Session::Map(const MapOptions& options) {
   request.set_offset(options.offset);
   request.set_address(options.address);
   request.set_fd(-1);
-  if (options.ram_file != nullptr && options.ram_file->impl_ != nullptr) {
-    request.set_fd(options.ram_file->impl_->fd);
+  if (options.file != nullptr && options.file->impl_ != nullptr) {
+    request.set_fd(options.file->impl_->fd);
   } else if ((options.flags & MAP_ANONYMOUS) == 0) {
     absl::StatusOr<std::shared_ptr<PassedFile>> file = Pass(options.fd);
     if (!file.ok()) return file.status();
@@ -106,6 +106,14 @@ absl::Status Session::AttachGrant(Mapped& mapped) {
   }
   mapped.attachment = *std::move(attachment);
   return absl::OkStatus();
+}
+
+absl::Status Session::WithFile(const MapOptions& options, const std::function<absl::Status(int)>& use) {
+  if (options.file != nullptr && options.file->impl_ != nullptr) return use(options.file->impl_->fd);
+  const absl::StatusOr<std::shared_ptr<PassedFile>> file = Pass(options.fd);
+  if (!file.ok()) return file.status();
+  if (*file == nullptr) return MakeStatus(EBADF, "no such open file: pass a descriptor that is open for reading");
+  return use((*file)->number());
 }
 
 absl::StatusOr<Mapped> Session::Attach(int id, int flags, std::uint64_t address) {

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -50,6 +51,8 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   absl::StatusOr<Mapped> Map(const MapOptions& options);
+  // Calls `use` with the number of the file that `options` name, in this session; EBADF if they name none.
+  absl::Status WithFile(const MapOptions& options, const std::function<absl::Status(int)>& use);
   // shmat(2) and shmdt(2).
   absl::StatusOr<Mapped> Attach(int id, int flags, std::uint64_t address);
   absl::Status Detach(std::uint64_t address);

@@ -14,11 +14,19 @@ constexpr std::size_t kSlice = std::size_t{8} << 20;
 
 }  // namespace
 
-absl::StatusOr<nommu::PoolAddress> Backing::GetUnmappedArea(std::uint64_t, std::uint64_t) const {
+absl::StatusOr<nommu::PoolAddress> Backing::GetUnmappedArea(std::uint64_t, std::uint64_t, bool) const {
   return nommu::Refuse(ENOSYS, "S10", "the file has no memory of its own");
 }
 
 void Backing::Close(nommu::PoolAddress, std::uint64_t) const {}
+
+absl::Status Backing::Write(std::uint64_t, std::span<const std::byte>) const {
+  return nommu::Refuse(EBADF, "", "the file is not the daemon's: write to it directly");
+}
+
+absl::StatusOr<FileStat> Backing::Stat() const {
+  return nommu::Refuse(EBADF, "", "the file is not the daemon's: look at it directly");
+}
 
 absl::Status Fill(const Backing& file, std::uint64_t offset, std::span<std::byte> memory,
                   const std::function<bool()>& cancelled) {

@@ -1,6 +1,8 @@
 // What a mapping can be made of: one open file as the broker uses it.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -13,6 +15,18 @@
 #include "daemon/nommu/map_request.h"
 
 namespace mapbroker::backing {
+
+// What fstat(2) says of a file that the daemon keeps itself.
+struct FileStat {
+  std::string name;  // with " (deleted)" when it is unlinked
+  std::uint64_t inode = 0;
+  uid_t uid = 0;
+  gid_t gid = 0;
+  mode_t mode = 0;              // permission bits
+  std::uint64_t size = 0;       // bytes
+  std::uint64_t allocated = 0;  // bytes of pool memory
+  std::uint64_t runs = 0;       // contiguous runs that hold it: one where all of it can be mapped shared (F1, F2)
+};
 
 // Thread-safe. Reading may take long: it is never done under a lock.
 class Backing : public nommu::File {
@@ -28,10 +42,17 @@ class Backing : public nommu::File {
 
   // Where the device's own memory for the range lies (S9, S10); it stays there until Close. ENOSYS: this range cannot
   // be mapped directly; any other error is the caller's answer. Both numbers are in bytes, whole pages.
-  virtual absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length) const;
+  // `shared`: for a MAP_SHARED mapping.
+  virtual absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length,
+                                                             bool shared) const;
 
   // The memory that GetUnmappedArea named is not mapped any more. Never blocks.
   virtual void Close(nommu::PoolAddress start, std::uint64_t length) const;
+
+  // Files that the daemon keeps itself; for a file of the host both are EBADF, since its clients have it open
+  // themselves. Write: all of it, or nothing.
+  virtual absl::Status Write(std::uint64_t offset, std::span<const std::byte> from) const;
+  virtual absl::StatusOr<FileStat> Stat() const;
 };
 
 // S5: reads the file from `offset` into `memory`, which holds zeros; what lies past the end of the file stays zero.

@@ -74,8 +74,8 @@ void RamNode::SetUnlinked() {
   unlinked_ = true;
 }
 
-RamStat RamNode::Stat() const {
-  RamStat stat{.name = Name(), .inode = inode_, .uid = uid_, .gid = gid_, .mode = mode_};
+FileStat RamNode::Stat() const {
+  FileStat stat{.name = Name(), .inode = inode_, .uid = uid_, .gid = gid_, .mode = mode_};
   shm::MutexLock lock(mutex_);
   stat.size = size_;
   stat.runs = boost::icl::interval_count(pages_);
@@ -273,7 +273,7 @@ absl::StatusOr<std::size_t> RamFile::Read(std::uint64_t offset, std::span<std::b
   return node_->Read(offset, into);
 }
 
-absl::StatusOr<nommu::PoolAddress> RamFile::GetUnmappedArea(std::uint64_t offset, std::uint64_t length) const {
+absl::StatusOr<nommu::PoolAddress> RamFile::GetUnmappedArea(std::uint64_t offset, std::uint64_t length, bool) const {
   return node_->Hold(offset / kPageSize, length / kPageSize);
 }
 
@@ -328,15 +328,15 @@ absl::Status RamFiles::Unlink(const std::string& name, const Credentials& who) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<RamStat> RamFiles::Stat(const std::string& name) const {
+absl::StatusOr<FileStat> RamFiles::Stat(const std::string& name) const {
   shm::MutexLock lock(mutex_);
   const auto found = names_.find(name);
   if (found == names_.end()) return NoSuchFile(name);
   return found->second->Stat();
 }
 
-std::vector<RamStat> RamFiles::List(const std::string& prefix, const std::string& after, std::size_t most) const {
-  std::vector<RamStat> listed;
+std::vector<FileStat> RamFiles::List(const std::string& prefix, const std::string& after, std::size_t most) const {
+  std::vector<FileStat> listed;
   shm::MutexLock lock(mutex_);
   for (auto at = after.empty() ? names_.lower_bound(prefix) : names_.upper_bound(after);
        at != names_.end() && listed.size() < most && absl::StartsWith(at->first, prefix); ++at) {

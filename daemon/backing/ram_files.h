@@ -28,17 +28,6 @@ inline constexpr std::uint64_t kRamDevice = std::uint64_t{1} << 44;
 // Bytes of a name, "ram:" included; as long as a path may be.
 inline constexpr std::size_t kMaxRamName = 4095;
 
-struct RamStat {
-  std::string name;  // with " (deleted)" when it is unlinked
-  std::uint64_t inode = 0;
-  uid_t uid = 0;
-  gid_t gid = 0;
-  mode_t mode = 0;              // permission bits
-  std::uint64_t size = 0;       // bytes
-  std::uint64_t allocated = 0;  // bytes of pool memory
-  std::uint64_t runs = 0;       // contiguous runs that hold it: one where all of it can be mapped shared (F1, F2)
-};
-
 class RamFiles;
 
 // A file, open or not. Thread-safe. Its memory goes when the last descriptor and mapping do and it has no name (F6).
@@ -55,7 +44,7 @@ class RamNode {
   mode_t mode() const { return mode_; }
   std::string Name() const;
   std::uint64_t Size() const;
-  RamStat Stat() const;
+  FileStat Stat() const;
   void SetUnlinked();
 
   // How many bytes were read: fewer than asked for only at the end of the file. Holes read as zeros.
@@ -106,13 +95,17 @@ class RamFile : public Backing {
   RamFile(std::shared_ptr<RamNode> node, int open_flags);
 
   RamNode& node() const { return *node_; }
-  bool append() const { return append_; }
 
   absl::StatusOr<std::uint64_t> Size() const override { return node_->Size(); }
   absl::StatusOr<std::size_t> Read(std::uint64_t offset, std::span<std::byte> into) const override;
   std::string Path() const override { return node_->Name(); }
-  absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length) const override;
+  absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length,
+                                                     bool shared) const override;
   void Close(nommu::PoolAddress start, std::uint64_t length) const override { node_->Release(start, length); }
+  absl::Status Write(std::uint64_t offset, std::span<const std::byte> from) const override {
+    return node_->Write(offset, append_, from);
+  }
+  absl::StatusOr<FileStat> Stat() const override { return node_->Stat(); }
 
  private:
   const std::shared_ptr<RamNode> node_;
@@ -134,9 +127,9 @@ class RamFiles {
   std::shared_ptr<RamNode> MakeUnnamed(const std::string& shown, const Credentials& owner, mode_t mode);
   // ENOENT, EPERM.
   absl::Status Unlink(const std::string& name, const Credentials& who);
-  absl::StatusOr<RamStat> Stat(const std::string& name) const;
+  absl::StatusOr<FileStat> Stat(const std::string& name) const;
   // At most `most` files whose name begins with `prefix` and comes after `after`, by name.
-  std::vector<RamStat> List(const std::string& prefix, const std::string& after, std::size_t most) const;
+  std::vector<FileStat> List(const std::string& prefix, const std::string& after, std::size_t most) const;
 
  private:
   friend class RamNode;

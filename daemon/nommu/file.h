@@ -41,6 +41,7 @@ struct File {
   Kind kind = Kind::kMappable;
   FileId id;
   Capabilities capabilities = 0;
+  bool shareable = true;        // false: every copy is its mapper's own, as of zero (D9)
   bool readable = false;        // open for reading
   bool writable = false;        // open for writing
   bool append_only = false;     // the file may only be appended to (its inode's attribute)

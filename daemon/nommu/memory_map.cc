@@ -66,7 +66,8 @@ absl::StatusOr<Reservation> MemoryMap::Reserve(const MapRequest& request, const 
     capabilities = ValidateCopyInstead(request, *file, *capabilities);
     if (!capabilities.ok()) return capabilities.status();
   }
-  const MappingKind kind = DetermineKind(request, *capabilities);
+  MappingKind kind = DetermineKind(request, *capabilities);
+  if (kind == MappingKind::kSharedCopy && !file->shareable) kind = MappingKind::kPrivateCopy;
 
   Reservation reservation;
   if (kind == MappingKind::kSharedCopy || kind == MappingKind::kDirect) {

@@ -21,6 +21,8 @@ struct Profile {
   bool grows_into_slack;
   // U3: mremap with a wrong old length is EFAULT; otherwise EINVAL.
   bool faults_wrong_old_length;
+  // S11: the flash driver lets only shared mappings be direct.
+  bool flash_is_shared_only;
   // P5: mmap itself checks that the descriptor is open for reading, before the checks of shared mappings.
   bool checks_read_mode_first;
   // P8: a mapping is as long as asked for; otherwise its length is rounded up to pages.
@@ -36,6 +38,7 @@ inline constexpr Profile kClassic{
     .unmaps_whole_mappings_only = true,
     .grows_into_slack = true,
     .faults_wrong_old_length = true,
+    .flash_is_shared_only = false,
     .checks_read_mode_first = false,
     .keeps_exact_length = true,
 };
@@ -49,6 +52,7 @@ inline constexpr Profile kModern{
     .unmaps_whole_mappings_only = false,
     .grows_into_slack = false,
     .faults_wrong_old_length = false,
+    .flash_is_shared_only = true,
     .checks_read_mode_first = true,
     .keeps_exact_length = false,
 };

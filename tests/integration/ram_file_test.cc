@@ -22,8 +22,8 @@ constexpr std::size_t kSize = 3 << 20;  // more than one call carries
 
 class RamFileBetweenProcesses : public ::testing::Test {
  protected:
-  RamFile Make(const std::string& name) {
-    auto file = client_.OpenRamFile(name, O_RDWR | O_CREAT | O_EXCL);
+  File Make(const std::string& name) {
+    auto file = client_.Open(name, O_RDWR | O_CREAT | O_EXCL);
     EXPECT_TRUE(file.ok()) << file.status();
     return *std::move(file);
   }
@@ -34,12 +34,12 @@ class RamFileBetweenProcesses : public ::testing::Test {
 };
 
 TEST_F(RamFileBetweenProcesses, LargeContentsComeBackAsWritten) {
-  const RamFile file = Make("ram:/big");
+  const File file = Make("ram:/big");
   std::vector<std::byte> contents(kSize);
   for (std::size_t i = 0; i < kSize; ++i) contents[i] = static_cast<std::byte>(i * 7 >> 8);
   ASSERT_TRUE(file.Pwrite(contents, 0).ok());
   Client other = Connect(daemon_);
-  const auto reader = other.OpenRamFile("ram:/big", O_RDONLY);
+  const auto reader = other.Open("ram:/big", O_RDONLY);
   ASSERT_TRUE(reader.ok());
   std::vector<std::byte> read(kSize + 10);
   EXPECT_EQ(*reader->Pread(read, 0), kSize);
@@ -50,9 +50,9 @@ TEST_F(RamFileBetweenProcesses, LargeContentsComeBackAsWritten) {
 }
 
 TEST_F(RamFileBetweenProcesses, ASharedMappingIsTheFile) {
-  const RamFile file = Make("ram:/f");
+  const File file = Make("ram:/f");
   ASSERT_TRUE(file.Ftruncate(8192).ok());
-  auto mapping = client_.Map({.length = 8192, .prot = PROT_READ | PROT_WRITE, .flags = MAP_SHARED, .ram_file = &file});
+  auto mapping = client_.Map({.length = 8192, .prot = PROT_READ | PROT_WRITE, .flags = MAP_SHARED, .file = &file});
   ASSERT_TRUE(mapping.ok()) << mapping.status();
   EXPECT_EQ(mapping->kind(), MappingKind::kDirect);
   mapping->bytes()[5000] = std::byte{'m'};
@@ -75,19 +75,19 @@ TEST_F(RamFileBetweenProcesses, ASharedMappingIsTheFile) {
 TEST_F(RamFileBetweenProcesses, AFileOutlivesItsMakerAndItsMemoryItsName) {
   {
     Client maker = Connect(daemon_);
-    const auto file = maker.OpenRamFile("ram:/f", O_RDWR | O_CREAT);
+    const auto file = maker.Open("ram:/f", O_RDWR | O_CREAT);
     ASSERT_TRUE(file->Ftruncate(8192).ok());
   }
-  EXPECT_EQ(client_.StatRamFile("ram:/f")->size, 8192u);
+  EXPECT_EQ(client_.Stat("ram:/f")->size, 8192u);
   {
-    const auto file = client_.OpenRamFile("ram:/f", O_RDWR);
-    auto mapping = client_.Map({.length = 8192, .prot = PROT_READ, .flags = MAP_SHARED, .ram_file = &*file});
+    const auto file = client_.Open("ram:/f", O_RDWR);
+    auto mapping = client_.Map({.length = 8192, .prot = PROT_READ, .flags = MAP_SHARED, .file = &*file});
     ASSERT_TRUE(mapping.ok());
-    ASSERT_TRUE(client_.UnlinkRamFile("ram:/f").ok());
+    ASSERT_TRUE(client_.Unlink("ram:/f").ok());
     EXPECT_EQ(Used(), 8192u);
   }
   WaitUntil("the memory is free", [&] { return Used() == 0; });
-  EXPECT_EQ(ErrnoOf(client_.StatRamFile("ram:/f").status()), ENOENT);
+  EXPECT_EQ(ErrnoOf(client_.Stat("ram:/f").status()), ENOENT);
 }
 
 TEST_F(RamFileBetweenProcesses, AReadOnlySessionCannotChangeFiles) {
@@ -95,20 +95,20 @@ TEST_F(RamFileBetweenProcesses, AReadOnlySessionCannotChangeFiles) {
   ConnectOptions options;
   options.read_only = true;
   Client reader = Connect(daemon_, options);
-  EXPECT_EQ(ErrnoOf(reader.OpenRamFile("ram:/f", O_RDWR).status()), EACCES);
-  EXPECT_TRUE(reader.OpenRamFile("ram:/f", O_RDONLY).ok());
+  EXPECT_EQ(ErrnoOf(reader.Open("ram:/f", O_RDWR).status()), EACCES);
+  EXPECT_TRUE(reader.Open("ram:/f", O_RDONLY).ok());
   EXPECT_EQ(ErrnoOf(reader.Shmat(*client_.Shmget(IPC_PRIVATE, 1, 0600)).status()), EACCES);
 }
 
 TEST_F(RamFileBetweenProcesses, ListsFilesAndSegments) {
-  std::vector<RamFile> files;
+  std::vector<File> files;
   for (const char* name : {"ram:/b", "ram:/a/1", "ram:/a/2"}) files.push_back(Make(name));
   std::vector<std::string> names;
-  const auto take = [&](const RamStat& stat) {
+  const auto take = [&](const FileStat& stat) {
     names.push_back(stat.name);
     return names.size() < 2;
   };
-  ASSERT_TRUE(client_.ListRamFiles("ram:/a/", take).ok());
+  ASSERT_TRUE(client_.ListFiles("ram:/a/", take).ok());
   EXPECT_THAT(names, ElementsAre("ram:/a/1", "ram:/a/2"));
   const auto id = client_.Shmget(7, 5000, IPC_CREAT | 0600);
   auto attached = client_.Shmat(*id);

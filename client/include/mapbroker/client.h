@@ -11,9 +11,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "mapbroker/device.h"
 #include "mapbroker/export.h"
+#include "mapbroker/file.h"
 #include "mapbroker/mapping.h"
-#include "mapbroker/ram_file.h"
 
 namespace mapbroker {
 
@@ -49,7 +50,7 @@ struct MapOptions {
   // An open descriptor, ignored with MAP_ANONYMOUS. It is only borrowed: the caller may close it when Map returns.
   int fd = -1;
   // Instead of `fd`; must belong to the same client. Only borrowed.
-  const RamFile* ram_file = nullptr;
+  const File* file = nullptr;
   // Bytes, a multiple of the page size (M1).
   std::uint64_t offset = 0;
   // A wanted pool address; must be 0 under the profile classic (M3), is ignored under modern (P1).
@@ -135,12 +136,12 @@ class MAPBROKER_EXPORT Client {
   // Ram files (F); names begin with "ram:/". `flags` as for open(2): O_ACCMODE, O_CREAT, O_EXCL, O_TRUNC, O_APPEND,
   // O_PATH. `mode`: permission bits of a new file; no umask is applied. ENOENT, EEXIST, EACCES, EINVAL, ENAMETOOLONG,
   // EMFILE; with O_TRUNC also ETXTBSY.
-  absl::StatusOr<RamFile> OpenRamFile(const std::string& name, int flags, mode_t mode = 0600);
-  absl::StatusOr<RamStat> StatRamFile(const std::string& name);
+  absl::StatusOr<File> Open(const std::string& name, int flags, mode_t mode = 0600);
+  absl::StatusOr<FileStat> Stat(const std::string& name);
   // ENOENT; EPERM for all but its owner and root. The memory stays until the last mapping and descriptor go (F6).
-  absl::Status UnlinkRamFile(const std::string& name);
+  absl::Status Unlink(const std::string& name);
   // Calls `file` for every ram file whose name begins with `prefix`, by name, until it returns false.
-  absl::Status ListRamFiles(const std::string& prefix, const std::function<bool(const RamStat&)>& file);
+  absl::Status ListFiles(const std::string& prefix, const std::function<bool(const FileStat&)>& file);
 
   // System V shared memory (V): shmget(2), shmat(2) and shmctl(2) with their arguments and errors. Unmapping what Shmat
   // returns detaches.
@@ -157,6 +158,23 @@ class MAPBROKER_EXPORT Client {
   std::string profile() const;
   // Bytes.
   std::uint64_t page_size() const;
+
+  // Devices (D) are opened and mapped by their names with Open, images are read and mapped by "mnt:/MOUNT/PATH".
+  //
+  // EEXIST, EINVAL (name, kind, options), ENOMEM, ENOSPC (the contents do not fit), EPERM (kind mem).
+  absl::Status CreateDevice(const DeviceOptions& options);
+  // Who has it open or mapped keeps it. ENOENT; EPERM for all but its owner and root.
+  absl::Status RemoveDevice(const std::string& name);
+  absl::StatusOr<DeviceInfo> GetDevice(const std::string& name);
+  // Calls `device` for every device, by name, until it returns false.
+  absl::Status ListDevices(const std::function<bool(const DeviceInfo&)>& device);
+  // Sets a range of a flash to erased, in bytes: multiples of its erase size. Programming is File::Pwrite. EBUSY where
+  // it is mapped directly, EROFS, EINVAL, ENOSPC, ENOTTY.
+  absl::Status EraseFlash(const std::string& name, std::uint64_t offset, std::uint64_t length);
+  // Mounts the romfs or cramfs image on a device as "mnt:/NAME"; `type` empty: whichever it is. EEXIST, EINVAL (no
+  // image), EIO (a broken one).
+  absl::Status Mount(const std::string& name, const std::string& device, const std::string& type = "");
+  absl::Status Unmount(const std::string& name);
 
   // For the library: a client of a session that is open already.
   static Client Of(std::shared_ptr<Session> session);

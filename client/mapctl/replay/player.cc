@@ -113,14 +113,15 @@ void Player::CleanUp() {
   }
   std::vector<std::string> names;
   client_
-      .ListRamFiles(ram_prefix_,
-                    [&](const RamStat& stat) {
-                      names.push_back(stat.name);
-                      return true;
-                    })
+      .ListFiles(ram_prefix_,
+                 [&](const FileStat& stat) {
+                   names.push_back(stat.name);
+                   return true;
+                 })
       .IgnoreError();
-  for (const std::string& name : names) client_.UnlinkRamFile(name).IgnoreError();
+  for (const std::string& name : names) client_.Unlink(name).IgnoreError();
   for (const auto& [name, id] : segments_) client_.ShmRemove(id).IgnoreError();
+  devices_.CleanUp();
 }
 
 Outcome Player::Do(const Scenario& scenario, const Step& step) {
@@ -212,7 +213,7 @@ json Player::Provide(const Step& step) {
   } else if (path.rfind(ram_prefix_, 0) == 0) {
     const absl::Status status = ProvideRamFile(path, contents, step.arguments.value("layout", "") == "scattered");
     if (!status.ok()) return {{"errno", std::string(status.message())}};
-  } else {
+  } else if (const absl::Status status = devices_.Provide(scenario_path, contents); !status.ok()) {
     unknown_.insert(scenario_path);
     return nullptr;
   }
@@ -220,7 +221,7 @@ json Player::Provide(const Step& step) {
 }
 
 absl::Status Player::ProvideRamFile(const std::string& name, const std::string& contents, bool scattered) {
-  absl::StatusOr<RamFile> file = client_.OpenRamFile(name, O_RDWR | O_CREAT | O_TRUNC, 0755);
+  absl::StatusOr<File> file = client_.Open(name, O_RDWR | O_CREAT | O_TRUNC, 0755);
   if (!file.ok()) return file.status();
   const auto bytes = std::as_bytes(std::span(contents));
   if (!scattered) {
@@ -228,15 +229,15 @@ absl::Status Player::ProvideRamFile(const std::string& name, const std::string& 
     return bytes.empty() ? absl::OkStatus() : file->Pwrite(bytes, 0);
   }
   // Between every two pages of it another file gets one.
-  absl::StatusOr<RamFile> spacer = client_.OpenRamFile(name + ".spacer", O_RDWR | O_CREAT, 0755);
+  absl::StatusOr<File> spacer = client_.Open(name + ".spacer", O_RDWR | O_CREAT, 0755);
   if (!spacer.ok()) return spacer.status();
   for (std::uint64_t at = 0; at < bytes.size(); at += kPage) {
     const auto page = bytes.subspan(at, std::min<std::size_t>(kPage, bytes.size() - at));
-    for (const RamFile* to : {&*file, &*spacer}) {
+    for (const File* to : {&*file, &*spacer}) {
       if (absl::Status status = to->Pwrite(page, at); !status.ok()) return status;
     }
   }
-  const absl::StatusOr<RamStat> stat = file->Stat();
+  const absl::StatusOr<FileStat> stat = file->Stat();
   if (!stat.ok()) return stat.status();
   if (stat->runs != stat->allocated / kPage) return absl::InternalError("the file's pages adjoin by chance");
   return absl::OkStatus();
@@ -465,8 +466,8 @@ bool Player::AddressOf(const Step& step, const char* key, const char* delta_key,
   return true;
 }
 
-std::string Player::RealPath(const std::string& path) const {
-  static const std::set<std::string> kDevices{"null", "full", "random", "urandom"};
+std::string Player::RealPath(const std::string& path) {
+  static const std::set<std::string> kHostDevices{"null", "full", "random", "urandom"};
   if (path == "pipe" || path == "socket" || path == "eventfd") return path;
   if (path == "dir") return directory_;
   const std::size_t colon = path.find(':');
@@ -476,12 +477,13 @@ std::string Player::RealPath(const std::string& path) const {
   if (kind == "ram") return ram_prefix_ + rest;
   if (kind == "tmpfs") return ram_prefix_ + kTmpfs + rest;
   if (kind == "proc") return "/proc" + rest;
-  if (kind == "dev" && kDevices.contains(rest)) return "/dev/" + rest;
-  return "";
+  if (kind == "dev" && kHostDevices.contains(rest)) return "/dev/" + rest;
+  return devices_.RealPath(path);
 }
 
 std::string Player::ScenarioPath(const std::string& path) const {
   const auto within = [&](const std::string& prefix) { return path.rfind(prefix, 0) == 0; };
+  if (within("dev:") || within("mnt:")) return devices_.ScenarioPath(path);
   if (within("/SYSV")) return "sysv-shm (deleted)";
   if (within(directory_)) return "disk:" + path.substr(directory_.size());
   if (within(ram_prefix_ + kTmpfs)) return "tmpfs:" + path.substr((ram_prefix_ + kTmpfs).size());

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "client/mapctl/replay/devices.h"
 #include "client/mapctl/replay/scenario.h"
 #include "client/mapctl/replay/worker.h"
 #include "mapbroker/client.h"
@@ -27,8 +28,14 @@ class Player {
  public:
   // `client` sees when processes have gone; `directory` is for files that a scenario provides; `program` is mapctl. All
   // outlive the player.
-  Player(Client& client, const std::string& runtime_dir, const std::string& directory, const std::string& program)
-      : client_(client), runtime_dir_(runtime_dir), directory_(directory), program_(program) {}
+  // `fixtures`: a directory with the images that a scenario's devices hold; it need not exist.
+  Player(Client& client, const std::string& runtime_dir, const std::string& directory, const std::string& program,
+         const std::string& fixtures)
+      : client_(client),
+        runtime_dir_(runtime_dir),
+        directory_(directory),
+        program_(program),
+        devices_(client, fixtures, std::to_string(getpid())) {}
 
   // Plays it with fresh processes and files; `report` is called after each step. To be called once.
   void Play(const Scenario& scenario, const std::function<void(const Step&, const Outcome&)>& report);
@@ -66,7 +73,7 @@ class Player {
   // The pool address that `at` and `delta` name; false if the name was never made.
   bool AddressOf(const Step& step, const char* key, const char* delta_key, std::uint64_t& address) const;
   // The real path of a scenario's; empty: this kind of file does not exist here.
-  std::string RealPath(const std::string& path) const;
+  std::string RealPath(const std::string& path);
   std::string ScenarioPath(const std::string& path) const;
   bool HitsAnotherMapping(const Step& step, std::uint64_t address) const;
   bool MentionsUnknown(const nlohmann::json& want) const;
@@ -78,13 +85,14 @@ class Player {
   const std::string program_;
   // Of the ram files that it makes, so that those of others are left alone.
   const std::string ram_prefix_ = "ram:/replay-" + std::to_string(getpid());
+  Devices devices_;
   std::map<std::string, Worker> workers_;
   std::vector<std::string> names_;  // of mappings, in order of creation
   std::map<std::string, std::uint64_t> made_at_;
   std::vector<Piece> pieces_;
   std::vector<std::pair<std::string, int>> segments_;  // System V: name and number, in order of creation
-  std::set<std::string> overlapping_;  // mappings that a process made over one of its own
-  std::set<std::string> unknown_;      // names that a step which is not applicable would have made
+  std::set<std::string> overlapping_;                  // mappings that a process made over one of its own
+  std::set<std::string> unknown_;                      // names that a step which is not applicable would have made
 };
 
 }  // namespace mapbroker::mapctl

@@ -68,7 +68,9 @@ const Names kShmFlags{{"IPC_CREAT", IPC_CREAT},   {"IPC_EXCL", IPC_EXCL},  {"SHM
 // Of the files that scenarios create.
 constexpr mode_t kMode = 0755;
 
-bool IsRamFile(const std::string& path) { return path.rfind("ram:", 0) == 0; }
+bool IsPoolFile(const std::string& path) {
+  return path.rfind("ram:", 0) == 0 || path.rfind("dev:", 0) == 0 || path.rfind("mnt:", 0) == 0;
+}
 
 // Throws std::out_of_range for a name that is none.
 std::uint64_t BitsOf(const json& order, const char* key, const Names& names) {
@@ -116,7 +118,7 @@ class Process {
   }
 
   // The ram file that the order names, null if it names something else.
-  const RamFile* RamFileOf(const json& order) const {
+  const File* PoolFileOf(const json& order) const {
     const auto fd = order.find("fd");
     if (fd == order.end() || !fd->is_string()) return nullptr;
     const auto found = ram_files_.find(fd->get<std::string>());
@@ -126,8 +128,8 @@ class Process {
   // "path": a real path, the name of a ram file, or one of the kinds without one.
   json Open(const json& order) {
     const std::string path = order.at("path");
-    if (IsRamFile(path)) {
-      auto file = client_.OpenRamFile(path, static_cast<int>(BitsOf(order, "flags", kOpenFlags)), kMode);
+    if (IsPoolFile(path)) {
+      auto file = client_.Open(path, static_cast<int>(BitsOf(order, "flags", kOpenFlags)), kMode);
       if (!file.ok()) return Answer(file.status());
       ram_files_[order.at("as")] = *std::move(file);
       return Done();
@@ -155,12 +157,12 @@ class Process {
     return Answer(close(fd) == 0);
   }
   json Truncate(const json& order) {
-    if (const RamFile* file = RamFileOf(order)) return Answer(file->Ftruncate(NumberOf(order, "size")));
+    if (const File* file = PoolFileOf(order)) return Answer(file->Ftruncate(NumberOf(order, "size")));
     return Answer(ftruncate(FdOf(order), static_cast<off_t>(NumberOf(order, "size"))) == 0);
   }
   json Size(const json& order) {
-    if (const RamFile* file = RamFileOf(order)) {
-      const absl::StatusOr<RamStat> stat = file->Stat();
+    if (const File* file = PoolFileOf(order)) {
+      const absl::StatusOr<FileStat> stat = file->Stat();
       if (!stat.ok()) return Answer(stat.status());
       return {{"ok", true}, {"size", stat->size}};
     }
@@ -169,11 +171,11 @@ class Process {
     return {{"ok", true}, {"size", stat.st_size}};
   }
   json Unlink(const json& order) {
-    if (IsRamFile(order.at("path"))) return Answer(client_.UnlinkRamFile(order.at("path")));
+    if (IsPoolFile(order.at("path"))) return Answer(client_.Unlink(order.at("path")));
     return Answer(unlink(order.at("path").get<std::string>().c_str()) == 0);
   }
   json SetAppendOnly(const json& order) {
-    if (RamFileOf(order) != nullptr) return Failed(ENOTTY);  // they have no such attribute
+    if (PoolFileOf(order) != nullptr) return Failed(ENOTTY);  // they have no such attribute
     int flags = 0;
     const int fd = FdOf(order);
     if (ioctl(fd, FS_IOC_GETFLAGS, &flags) != 0) return Failed(errno);
@@ -184,7 +186,7 @@ class Process {
     const std::string text = order.contains("text")
                                  ? order["text"].get<std::string>()
                                  : std::string(NumberOf(order, "count"), static_cast<char>(NumberOf(order, "byte")));
-    if (const RamFile* file = RamFileOf(order)) {
+    if (const File* file = PoolFileOf(order)) {
       const absl::Status status = file->Pwrite(std::as_bytes(std::span(text)), NumberOf(order, "offset"));
       if (!status.ok()) return Answer(status);
       return {{"ok", true}, {"count", text.size()}};
@@ -196,7 +198,7 @@ class Process {
   json ReadFile(const json& order) {
     std::string text(NumberOf(order, "count"), '\0');
     ssize_t count;
-    if (const RamFile* file = RamFileOf(order)) {
+    if (const File* file = PoolFileOf(order)) {
       const auto read = file->Pread(std::as_writable_bytes(std::span(text)), NumberOf(order, "offset"));
       if (!read.ok()) return Answer(read.status());
       count = static_cast<ssize_t>(*read);
@@ -214,7 +216,7 @@ class Process {
                                 .prot = static_cast<int>(BitsOf(order, "prot", kProt)),
                                 .flags = static_cast<int>(BitsOf(order, "flags", kMapFlags)),
                                 .fd = FdOf(order),
-                                .ram_file = RamFileOf(order),
+                                .file = PoolFileOf(order),
                                 .offset = NumberOf(order, "offset"),
                                 .address = NumberOf(order, "address")});
     return Keep(mapping);
@@ -307,7 +309,7 @@ class Process {
   Client client_;
   mb_session* c_session_;
   std::map<std::string, int> fds_;
-  std::map<std::string, RamFile> ram_files_;
+  std::map<std::string, File> ram_files_;
 };
 
 }  // namespace

@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "daemon/size.h"
+
 namespace mapbroker {
 namespace {
 

@@ -55,7 +55,7 @@ class MemoryFileTest : public ::testing::TestWithParam<const nommu::Profile*> {
     }
   }
   int Open(session::Session& session, const std::string& name, int flags = O_RDWR | O_CREAT) {
-    const auto fd = broker_.OpenRamFile(session, name, flags, 0666);
+    const auto fd = broker_.OpenFile(session, name, flags, 0666);
     EXPECT_TRUE(fd.ok()) << fd.status();
     return fd.ok() ? *fd : -1;
   }
@@ -166,7 +166,7 @@ TEST_P(MemoryFileTest, WhatASharedMappingUsesCannotBeCutOff) {
   for (const std::uint64_t size : {0ul, 1ul, 2 * kPage, 3 * kPage - 1}) {
     EXPECT_EQ(ErrnoOf(Truncate(a(), fd, size)), ETXTBSY) << size;
   }
-  EXPECT_EQ(ErrnoOf(broker_.OpenRamFile(a(), "ram:/f", O_RDWR | O_TRUNC, 0).status()), ETXTBSY);
+  EXPECT_EQ(ErrnoOf(broker_.OpenFile(a(), "ram:/f", O_RDWR | O_TRUNC, 0).status()), ETXTBSY);
   EXPECT_EQ(FileOf(a(), fd).node().Size(), 4 * kPage);
   EXPECT_TRUE(Truncate(a(), fd, 3 * kPage).ok());
   ASSERT_TRUE(broker_.Munmap(b(), mapping->address, mapping->length).ok());

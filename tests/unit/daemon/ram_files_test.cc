@@ -37,7 +37,7 @@ class RamFilesTest : public ::testing::Test {
     return ErrnoOf(files_.Open(name, flags, 0600, who).status());
   }
   static absl::Status Write(const RamFile& file, std::uint64_t offset, const std::string& text) {
-    return file.node().Write(offset, file.append(), std::as_bytes(std::span(text)));
+    return file.Write(offset, std::as_bytes(std::span(text)));
   }
   static std::string Read(const RamFile& file, std::uint64_t offset, std::size_t count) {
     std::string text(count, '?');
@@ -107,13 +107,13 @@ TEST_F(RamFilesTest, AnUnlinkedFileLastsUntilItIsClosed) {
 TEST_F(RamFilesTest, FromSizeZeroTheFileGetsOneRunOfZeros) {
   const auto file = Open("ram:/a");
   ASSERT_TRUE(file->node().Grow(10 * kPage - 1).ok());
-  const RamStat stat = file->node().Stat();
+  const FileStat stat = file->node().Stat();
   EXPECT_EQ(stat.size, 10 * kPage - 1);
   EXPECT_EQ(stat.allocated, 10 * kPage);
   EXPECT_EQ(stat.runs, 1u);
   EXPECT_EQ(Read(*file, 0, 3), std::string(3, '\0'));
-  EXPECT_TRUE(file->GetUnmappedArea(0, 10 * kPage).ok());
-  EXPECT_EQ(ErrnoOf(file->GetUnmappedArea(kPage, 10 * kPage).status()), ENOSYS);
+  EXPECT_TRUE(file->GetUnmappedArea(0, 10 * kPage, true).ok());
+  EXPECT_EQ(ErrnoOf(file->GetUnmappedArea(kPage, 10 * kPage, true).status()), ENOSYS);
 }
 
 TEST_F(RamFilesTest, WhatCannotBeGatheredChangesNothing) {
@@ -133,8 +133,8 @@ TEST_F(RamFilesTest, AFileGrownLaterHasAHoleThatReadsAsZeros) {
   ASSERT_TRUE(file->node().Grow(3 * kPage).ok());
   EXPECT_EQ(file->node().Stat().allocated, kPage);
   EXPECT_EQ(Read(*file, kPage, 2), std::string(2, '\0'));
-  EXPECT_EQ(ErrnoOf(file->GetUnmappedArea(0, 3 * kPage).status()), ENOSYS);
-  EXPECT_TRUE(file->GetUnmappedArea(0, kPage).ok());
+  EXPECT_EQ(ErrnoOf(file->GetUnmappedArea(0, 3 * kPage, true).status()), ENOSYS);
+  EXPECT_TRUE(file->GetUnmappedArea(0, kPage, true).ok());
 }
 
 TEST_F(RamFilesTest, ShrinkingZeroesTheRestOfTheLastPage) {
@@ -149,7 +149,7 @@ TEST_F(RamFilesTest, ShrinkingZeroesTheRestOfTheLastPage) {
 TEST_F(RamFilesTest, HeldPagesOutliveTheirFile) {
   auto file = Open("ram:/a");
   ASSERT_TRUE(Write(*file, 0, std::string(2 * kPage, 'x')).ok());
-  const auto address = file->GetUnmappedArea(0, 2 * kPage);
+  const auto address = file->GetUnmappedArea(0, 2 * kPage, true);
   ASSERT_TRUE(address.ok());
   file->node().Shrink(0);
   EXPECT_EQ(FreePages(), kPages - 2);
@@ -167,9 +167,9 @@ TEST_F(RamFilesTest, AppendingWritesAtTheEnd) {
 
 TEST_F(RamFilesTest, ListsByPrefixAndInPortions) {
   for (const char* name : {"ram:/b/2", "ram:/a", "ram:/b/1", "ram:/c"}) Open(name);
-  const auto names = [](const std::vector<RamStat>& listed) {
+  const auto names = [](const std::vector<FileStat>& listed) {
     std::vector<std::string> result;
-    for (const RamStat& stat : listed) result.push_back(stat.name);
+    for (const FileStat& stat : listed) result.push_back(stat.name);
     return result;
   };
   EXPECT_THAT(names(files_.List("ram:/b/", "", 9)), ElementsAre("ram:/b/1", "ram:/b/2"));

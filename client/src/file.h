@@ -4,13 +4,13 @@
 #include <memory>
 
 #include "client/src/session.h"
-#include "mapbroker/ram_file.h"
-#include "mapbroker/v1/ram_files.pb.h"
+#include "mapbroker/file.h"
+#include "mapbroker/v1/files.pb.h"
 
 namespace mapbroker {
 
 // Closes the file when destroyed.
-struct RamFile::Impl {
+struct File::Impl {
   Impl(std::shared_ptr<Session> opened_in, int number) : session(std::move(opened_in)), fd(number) {}
   ~Impl();
   Impl(const Impl&) = delete;
@@ -20,6 +20,6 @@ struct RamFile::Impl {
   const int fd;  // its number in the session
 };
 
-RamStat FromProto(const v1::RamStat& stat);
+FileStat FromProto(const v1::FileStat& stat);
 
 }  // namespace mapbroker

@@ -1,4 +1,5 @@
-// Ram files: files whose contents are pool memory, which several processes can map shared (rules F).
+// Files that the daemon itself keeps: ram files, whose contents are pool memory that several processes can map shared
+// (rules F), devices and the files of images (rules D).
 #pragma once
 
 #include <fcntl.h>
@@ -16,8 +17,8 @@
 
 namespace mapbroker {
 
-struct RamStat {
-  std::string name;  // "ram:/..."; " (deleted)" follows when it is unlinked
+struct FileStat {
+  std::string name;  // "ram:/...", "dev:/..." or "mnt:/..."; " (deleted)" follows when it is unlinked
   std::uint64_t inode = 0;
   uid_t uid = 0;
   gid_t gid = 0;
@@ -27,18 +28,19 @@ struct RamStat {
   std::uint64_t runs = 0;       // contiguous runs that hold it; with one, all of it can be mapped shared (F1, F2)
 };
 
-// An open ram file; Client::OpenRamFile makes it, MapOptions::ram_file maps it. Move-only; closes itself. It keeps its
+// An open file of the daemon; Client::Open makes it, MapOptions::file maps it. Move-only; closes itself. It keeps its
 // client's connection alive. Thread-safe.
-class MAPBROKER_EXPORT RamFile {
+class MAPBROKER_EXPORT File {
  public:
   // Closed: every call fails with EBADF.
-  RamFile();
-  RamFile(RamFile&& other) noexcept;
-  RamFile& operator=(RamFile&& other) noexcept;
-  ~RamFile();
+  File();
+  File(File&& other) noexcept;
+  File& operator=(File&& other) noexcept;
+  ~File();
 
-  // Bytes. From size 0 the file gets one contiguous, zeroed run (F1): EFBIG past the pool's size, ENOMEM if none is
-  // free. Later growth need not be contiguous (F2). ETXTBSY where a shared mapping uses what would be cut off (F4).
+  // Of a ram file, in bytes. From size 0 the file gets one contiguous, zeroed run (F1): EFBIG past the pool's size,
+  // ENOMEM if none is free. Later growth need not be contiguous (F2). ETXTBSY where a shared mapping uses what would be
+  // cut off (F4).
   absl::Status Ftruncate(std::uint64_t size) const;
 
   // Reads until `into` is full or the file ends; how many bytes.
@@ -48,13 +50,13 @@ class MAPBROKER_EXPORT RamFile {
   // ENOMEM.
   absl::Status Pwrite(std::span<const std::byte> from, std::uint64_t offset) const;
 
-  absl::StatusOr<RamStat> Stat() const;
+  absl::StatusOr<FileStat> Stat() const;
 
  private:
   friend class Client;
   friend class Session;
   struct Impl;
-  explicit RamFile(std::unique_ptr<Impl> impl);
+  explicit File(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 

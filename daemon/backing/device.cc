@@ -1,0 +1,115 @@
+#include "daemon/backing/device.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "daemon/nommu/refusal.h"
+#include "daemon/size.h"
+
+namespace mapbroker::backing {
+
+using nommu::kPageSize;
+using nommu::Refuse;
+
+absl::Status DeviceSpec::ReadContents(std::span<std::byte> memory) const {
+  if (contents == nullptr) return absl::OkStatus();
+  const absl::StatusOr<std::uint64_t> size = contents->Size();
+  if (!size.ok()) return size.status();
+  if (*size > memory.size()) {
+    return Refuse(ENOSPC, "D", absl::StrCat("the contents of ", *size, " bytes do not fit into the device"));
+  }
+  return Fill(*contents, 0, memory.first(*size), [] { return false; });
+}
+
+absl::StatusOr<std::uint64_t> DeviceOptions::Number(const std::string& name, std::uint64_t least, std::uint64_t most,
+                                                    std::optional<std::uint64_t> otherwise) {
+  const auto given = left_.extract(name);
+  if (given.empty()) {
+    if (otherwise) return *otherwise;
+    return Refuse(EINVAL, "D", absl::StrCat("a device of kind ", kind_, " needs the option ", name));
+  }
+  const absl::StatusOr<std::uint64_t> number = ParseSize(given.mapped());
+  if (!number.ok() || *number < least || *number > most) {
+    return Refuse(EINVAL, "D",
+                  absl::StrCat("the option ", name, " of a ", kind_, " is a number from ", least, " to ", most));
+  }
+  return *number;
+}
+
+absl::StatusOr<std::string> DeviceOptions::Choice(const std::string& name, const std::vector<std::string>& choices,
+                                                  const std::string& otherwise) {
+  const auto given = left_.extract(name);
+  const std::string choice = given.empty() ? otherwise : given.mapped();
+  if (std::find(choices.begin(), choices.end(), choice) != choices.end()) return choice;
+  return Refuse(EINVAL, "D",
+                absl::StrCat("the option ", name, " of a ", kind_, " is one of ", absl::StrJoin(choices, ", ")));
+}
+
+absl::Status DeviceOptions::Finish() const {
+  if (left_.empty()) return absl::OkStatus();
+  return Refuse(EINVAL, "D", absl::StrCat("a device of kind ", kind_, " has no option ", left_.begin()->first));
+}
+
+absl::Status Device::MayOpen(const Credentials&, unsigned) const { return absl::OkStatus(); }
+
+absl::Status Device::Write(std::uint64_t, std::span<const std::byte>) {
+  return Refuse(EINVAL, "D", "the device cannot be written to");
+}
+
+absl::StatusOr<nommu::PoolAddress> Device::GetUnmappedArea(std::uint64_t, std::uint64_t, bool) {
+  return Refuse(ENOSYS, "S10", "the device has no memory of its own");
+}
+
+absl::Status Device::Erase(std::uint64_t, std::uint64_t) {
+  return Refuse(ENOTTY, "D5", "the device is no flash, so there is nothing to erase");
+}
+
+absl::StatusOr<std::unique_ptr<DeviceMemory>> DeviceMemory::Allocate(std::uint64_t size,
+                                                                     const DeviceEnvironment& environment) {
+  const std::optional<shm::Run> run = environment.pages.Allocate(nommu::PagesOf(size));
+  if (!run) {
+    return Refuse(ENOMEM, "D", absl::StrCat("no contiguous run of ", size, " bytes is free for the device"));
+  }
+  return std::unique_ptr<DeviceMemory>(new DeviceMemory(*run, size, environment));
+}
+
+DeviceMemory::DeviceMemory(shm::Run run, std::uint64_t size, const DeviceEnvironment& environment)
+    : run_(run),
+      held_(environment.held),
+      bytes_(environment.pool.subspan(run.first * kPageSize, size)),
+      room_(run.pages * kPageSize) {
+  held_.Hold(run_);
+}
+
+DeviceMemory::~DeviceMemory() { held_.Drop(run_); }
+
+absl::StatusOr<std::size_t> DeviceMemory::Read(std::uint64_t offset, std::span<std::byte> into) const {
+  if (offset >= bytes_.size()) return std::size_t{0};
+  const std::size_t count = std::min<std::size_t>(into.size(), bytes_.size() - offset);
+  std::memcpy(into.data(), bytes_.data() + offset, count);
+  return count;
+}
+
+absl::Status DeviceMemory::CheckWrite(std::uint64_t offset, std::size_t count) const {
+  if (offset <= bytes_.size() && count <= bytes_.size() - offset) return absl::OkStatus();
+  return Refuse(ENOSPC, "D", absl::StrCat("the device has only ", bytes_.size(), " bytes"));
+}
+
+absl::StatusOr<nommu::PoolAddress> DeviceMemory::Hold(std::uint64_t offset, std::uint64_t length) const {
+  if (offset >= room_ || length > room_ - offset) {
+    return Refuse(EINVAL, "S10", absl::StrCat("the mapping goes past the device's ", bytes_.size(), " bytes"));
+  }
+  const nommu::PoolAddress start = run_.first * kPageSize + offset;
+  held_.Hold(shm::Run{start / kPageSize, nommu::PagesOf(start % kPageSize + length)});
+  return start;
+}
+
+void DeviceMemory::Release(nommu::PoolAddress start, std::uint64_t length) const {
+  held_.Drop(shm::Run{start / kPageSize, nommu::PagesOf(start % kPageSize + length)});
+}
+
+}  // namespace mapbroker::backing

@@ -1,0 +1,170 @@
+#include "daemon/backing/devices.h"
+
+#include <fcntl.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "daemon/nommu/refusal.h"
+
+namespace mapbroker::backing {
+namespace {
+
+using nommu::Refuse;
+
+// Bytes of a name, "dev:" included; as long as one of the host's may be.
+constexpr std::size_t kMaxName = 255;
+
+absl::Status NoSuchDevice(const std::string& name) {
+  return Refuse(ENOENT, "D", absl::StrCat("there is no device ", name, ": see `mapctl device ls`"));
+}
+
+// One open file description of a device.
+class DeviceFile final : public Backing {
+ public:
+  DeviceFile(std::shared_ptr<Device> device, const FileStat& stat, std::uint64_t inode, int open_flags)
+      : device_(std::move(device)), stat_(stat) {
+    id = {.device = kDeviceDevice, .inode = inode};
+    kind = (open_flags & O_PATH) != 0 ? Kind::kNotOpen : device_->file_kind();
+    capabilities = device_->capabilities();
+    shareable = device_->shareable();
+    readable = (open_flags & O_ACCMODE) != O_WRONLY;
+    writable = (open_flags & O_ACCMODE) != O_RDONLY;
+  }
+
+  absl::StatusOr<std::uint64_t> Size() const override { return device_->size(); }
+  absl::StatusOr<std::size_t> Read(std::uint64_t offset, std::span<std::byte> into) const override {
+    return device_->Read(offset, into);
+  }
+  std::string Path() const override { return stat_.name; }
+  absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length,
+                                                     bool shared) const override {
+    return device_->GetUnmappedArea(offset, length, shared);
+  }
+  void Close(nommu::PoolAddress start, std::uint64_t length) const override { device_->Close(start, length); }
+  absl::Status Write(std::uint64_t offset, std::span<const std::byte> from) const override {
+    return device_->Write(offset, from);
+  }
+  absl::StatusOr<FileStat> Stat() const override { return stat_; }
+
+ private:
+  const std::shared_ptr<Device> device_;
+  const FileStat stat_;
+};
+
+}  // namespace
+
+absl::Status Devices::Create(const DeviceSpec& spec) {
+  const std::string scheme = absl::StrCat(kDeviceScheme, "/");
+  if (!absl::StartsWith(spec.name, scheme) || spec.name.size() == scheme.size() || spec.name.size() > kMaxName ||
+      spec.name.find('/', scheme.size()) != std::string::npos || spec.name.find('\0') != std::string::npos) {
+    return Refuse(EINVAL, "D", absl::StrCat("the name of a device is ", scheme, " and a name without slashes"));
+  }
+  const DeviceKind* const kind = FindDeviceKind(spec.kind);
+  if (kind == nullptr) {
+    return Refuse(EINVAL, "D",
+                  absl::StrCat("there is no kind of device \"", spec.kind,
+                               "\": take flash, framebuffer, mem, null, ramdisk or zero"));
+  }
+  const auto exists = [&] { return Refuse(EEXIST, "D", absl::StrCat("the device ", spec.name, " exists")); };
+  {
+    shm::MutexLock lock(mutex_);
+    if (devices_.contains(spec.name)) return exists();
+  }
+  // Outside the lock: memory is found and contents are read.
+  absl::StatusOr<std::shared_ptr<Device>> device = kind->make(spec, environment_);
+  if (!device.ok()) return device.status();
+  Entry entry{spec, 0, *std::move(device)};
+  entry.spec.contents = nullptr;
+  shm::MutexLock lock(mutex_);
+  entry.inode = ++last_inode_;
+  if (!devices_.emplace(spec.name, std::move(entry)).second) return exists();
+  return absl::OkStatus();
+}
+
+absl::Status Devices::Remove(const std::string& name, const Credentials& who) {
+  std::shared_ptr<Device> gone;  // goes after the lock
+  shm::MutexLock lock(mutex_);
+  const auto found = devices_.find(name);
+  if (found == devices_.end()) return NoSuchDevice(name);
+  const uid_t owner = found->second.spec.owner.uid;
+  if (!who.privileged() && who.uid != owner) {
+    return Refuse(EPERM, "D", absl::StrCat(name, " belongs to user ", owner, ", who alone may remove it"));
+  }
+  gone = std::move(found->second.device);
+  devices_.erase(found);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Devices::Entry> Devices::Get(const std::string& name, const Credentials& who, unsigned wanted) const {
+  shm::MutexLock lock(mutex_);
+  const auto found = devices_.find(name);
+  if (found == devices_.end()) return NoSuchDevice(name);
+  const DeviceSpec& spec = found->second.spec;
+  if (!MayAccess(who, spec.owner.uid, spec.owner.gid, spec.mode, wanted)) {
+    return Refuse(EACCES, "D", absl::StrCat("the permission bits of ", name, " do not allow it to user ", who.uid));
+  }
+  if (absl::Status status = found->second.device->MayOpen(who, wanted); !status.ok()) return status;
+  return found->second;
+}
+
+absl::StatusOr<std::shared_ptr<Backing>> Devices::Open(const std::string& name, int flags,
+                                                       const Credentials& who) const {
+  const int access = flags & O_ACCMODE;
+  if (access == O_ACCMODE) return Refuse(EINVAL, "D", "give one of O_RDONLY, O_WRONLY and O_RDWR");
+  const unsigned wanted = (flags & O_PATH) != 0 ? 0u
+                          : access == O_RDONLY  ? kRead
+                          : access == O_WRONLY  ? kWrite
+                                                : kRead | kWrite;
+  const absl::StatusOr<Entry> entry = Get(name, who, wanted);
+  if (!entry.ok()) return entry.status();
+  return std::make_shared<DeviceFile>(entry->device, InfoOf(*entry).stat, entry->inode, flags);
+}
+
+absl::StatusOr<std::shared_ptr<Device>> Devices::Find(const std::string& name, const Credentials& who) const {
+  const absl::StatusOr<Entry> entry = Get(name, who, kRead);
+  if (!entry.ok()) return entry.status();
+  return entry->device;
+}
+
+DeviceInfo Devices::InfoOf(const Entry& entry) {
+  const std::uint64_t size = entry.device->size();
+  return DeviceInfo{.stat = {.name = entry.spec.name,
+                             .inode = entry.inode,
+                             .uid = entry.spec.owner.uid,
+                             .gid = entry.spec.owner.gid,
+                             .mode = entry.spec.mode,
+                             .size = size,
+                             .allocated = 0,
+                             .runs = size > 0 ? 1u : 0u},
+                    .kind = entry.spec.kind,
+                    .capabilities = entry.device->capabilities(),
+                    .properties = entry.device->Properties()};
+}
+
+absl::StatusOr<DeviceInfo> Devices::Info(const std::string& name) const {
+  shm::MutexLock lock(mutex_);
+  const auto found = devices_.find(name);
+  if (found == devices_.end()) return NoSuchDevice(name);
+  return InfoOf(found->second);
+}
+
+std::vector<DeviceInfo> Devices::List(const std::string& prefix) const {
+  std::vector<DeviceInfo> listed;
+  shm::MutexLock lock(mutex_);
+  for (auto at = devices_.lower_bound(prefix); at != devices_.end() && absl::StartsWith(at->first, prefix); ++at) {
+    listed.push_back(InfoOf(at->second));
+  }
+  return listed;
+}
+
+absl::Status Devices::Erase(const std::string& name, std::uint64_t offset, std::uint64_t length,
+                            const Credentials& who) const {
+  const absl::StatusOr<Entry> entry = Get(name, who, kWrite);
+  if (!entry.ok()) return entry.status();
+  return entry->device->Erase(offset, length);
+}
+
+}  // namespace mapbroker::backing

@@ -1,0 +1,60 @@
+// All devices, by name. Their names begin with "dev:/".
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/btree_map.h"
+#include "absl/status/statusor.h"
+#include "daemon/backing/device.h"
+#include "shm_backend/mutex.h"
+
+namespace mapbroker::backing {
+
+// st_dev of devices; see kRamDevice.
+inline constexpr std::uint64_t kDeviceDevice = std::uint64_t{2} << 44;
+
+struct DeviceInfo {
+  FileStat stat;
+  std::string kind;
+  nommu::Capabilities capabilities = 0;
+  std::map<std::string, std::string> properties;
+};
+
+// Thread-safe. As among ram files, everybody may make a device and only its owner and root may remove it.
+class Devices {
+ public:
+  explicit Devices(const DeviceEnvironment& environment) : environment_(environment) {}
+
+  // EEXIST; EINVAL for a bad name, an unknown kind or a bad option; what the kind says (ENOMEM, EPERM).
+  absl::Status Create(const DeviceSpec& spec);
+  // ENOENT, EPERM. Who has it open or mapped keeps it.
+  absl::Status Remove(const std::string& name, const Credentials& who);
+  // open(2): O_ACCMODE and O_PATH. ENOENT, EACCES, EPERM.
+  absl::StatusOr<std::shared_ptr<Backing>> Open(const std::string& name, int flags, const Credentials& who) const;
+  // The device, to be used by the daemon itself: for images. ENOENT, EACCES unless `who` may read it.
+  absl::StatusOr<std::shared_ptr<Device>> Find(const std::string& name, const Credentials& who) const;
+  absl::StatusOr<DeviceInfo> Info(const std::string& name) const;
+  std::vector<DeviceInfo> List(const std::string& prefix) const;
+  // Flash: ENOTTY for others, EACCES unless `who` may write.
+  absl::Status Erase(const std::string& name, std::uint64_t offset, std::uint64_t length, const Credentials& who) const;
+
+ private:
+  struct Entry {
+    DeviceSpec spec;
+    std::uint64_t inode = 0;
+    std::shared_ptr<Device> device;
+  };
+
+  absl::StatusOr<Entry> Get(const std::string& name, const Credentials& who, unsigned wanted) const;
+  static DeviceInfo InfoOf(const Entry& entry);
+
+  const DeviceEnvironment environment_;
+  mutable shm::Mutex mutex_;
+  std::uint64_t last_inode_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::btree_map<std::string, Entry> devices_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace mapbroker::backing

@@ -1,0 +1,88 @@
+#include "daemon/rpc/devices_service.h"
+
+#include <cerrno>
+
+#include "daemon/nommu/refusal.h"
+#include "daemon/rpc/caller.h"
+#include "daemon/rpc/status.h"
+
+namespace mapbroker::rpc {
+namespace {
+
+void ToProto(const backing::DeviceInfo& info, v1::DeviceInfo& to) {
+  to.set_name(info.stat.name);
+  to.set_kind(info.kind);
+  to.set_size(info.stat.size);
+  to.set_uid(info.stat.uid);
+  to.set_gid(info.stat.gid);
+  to.set_mode(info.stat.mode);
+  to.set_capabilities(info.capabilities);
+  to.mutable_properties()->insert(info.properties.begin(), info.properties.end());
+}
+
+}  // namespace
+
+grpc::Status DevicesService::Create(grpc::ServerContext* context, const v1::CreateDeviceRequest* request,
+                                    v1::CreateDeviceResponse*) {
+  const auto caller = CallerOf(*context, sessions_);
+  if (!caller.ok()) return ToGrpc(caller.status());
+  backing::DeviceSpec spec{.name = request->name(),
+                           .kind = request->kind(),
+                           .options = {request->options().begin(), request->options().end()},
+                           .owner = (*caller)->peer(),
+                           .mode = request->mode() & 0777,
+                           .contents = nullptr};
+  if (request->has_contents()) {
+    spec.contents = (*caller)->File(request->contents());
+    if (spec.contents == nullptr || !spec.contents->readable) {
+      return ToGrpc(nommu::Refuse(EBADF, "D", "the contents are no file of the session that is open for reading"));
+    }
+  }
+  return ToGrpc(broker_.devices().Create(spec));
+}
+
+grpc::Status DevicesService::Remove(grpc::ServerContext* context, const v1::RemoveDeviceRequest* request,
+                                    v1::RemoveDeviceResponse*) {
+  const auto caller = CallerOf(*context, sessions_);
+  if (!caller.ok()) return ToGrpc(caller.status());
+  return ToGrpc(broker_.devices().Remove(request->name(), (*caller)->peer()));
+}
+
+grpc::Status DevicesService::Info(grpc::ServerContext*, const v1::DeviceInfoRequest* request,
+                                  v1::DeviceInfo* response) {
+  const auto info = broker_.devices().Info(request->name());
+  if (!info.ok()) return ToGrpc(info.status());
+  ToProto(*info, *response);
+  return grpc::Status::OK;
+}
+
+grpc::Status DevicesService::List(grpc::ServerContext*, const v1::ListDevicesRequest*,
+                                  grpc::ServerWriter<v1::DeviceInfo>* writer) {
+  for (const backing::DeviceInfo& info : broker_.devices().List("")) {
+    v1::DeviceInfo response;
+    ToProto(info, response);
+    if (!writer->Write(response)) break;  // the reader has gone
+  }
+  return grpc::Status::OK;
+}
+
+grpc::Status DevicesService::Erase(grpc::ServerContext* context, const v1::EraseRequest* request, v1::EraseResponse*) {
+  const auto caller = CallerOf(*context, sessions_);
+  if (!caller.ok()) return ToGrpc(caller.status());
+  return ToGrpc(broker_.devices().Erase(request->name(), request->offset(), request->length(), (*caller)->peer()));
+}
+
+grpc::Status DevicesService::Mount(grpc::ServerContext* context, const v1::MountRequest* request, v1::MountResponse*) {
+  const auto caller = CallerOf(*context, sessions_);
+  if (!caller.ok()) return ToGrpc(caller.status());
+  return ToGrpc(broker_.mounts().Mount(request->name(), request->device(), request->type(), (*caller)->peer()));
+}
+
+grpc::Status DevicesService::Unmount(grpc::ServerContext* context, const v1::UnmountRequest* request,
+                                     v1::UnmountResponse*) {
+  const auto caller = CallerOf(*context, sessions_);
+  if (!caller.ok()) return ToGrpc(caller.status());
+  return ToGrpc(broker_.mounts().Unmount(request->name(), (*caller)->peer()));
+}
+
+}  // namespace mapbroker::rpc
