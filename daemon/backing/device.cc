@@ -112,4 +112,10 @@ void DeviceMemory::Release(nommu::PoolAddress start, std::uint64_t length) const
   held_.Drop(shm::Run{start / kPageSize, nommu::PagesOf(start % kPageSize + length)});
 }
 
+absl::Status MemoryDevice::Write(std::uint64_t offset, std::span<const std::byte> from) {
+  if (absl::Status status = memory_->CheckWrite(offset, from.size()); !status.ok()) return status;
+  std::memcpy(memory_->bytes().data() + offset, from.data(), from.size());
+  return absl::OkStatus();
+}
+
 }  // namespace mapbroker::backing

@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -124,6 +125,25 @@ class DeviceMemory {
   shm::HeldPages& held_;
   const std::span<std::byte> bytes_;  // as many as were asked for
   const std::uint64_t room_;          // bytes of the whole pages
+};
+
+// A device that is its memory and nothing else: read, written and mapped as it lies.
+class MemoryDevice : public Device {
+ public:
+  explicit MemoryDevice(std::unique_ptr<DeviceMemory> memory) : memory_(std::move(memory)) {}
+
+  std::uint64_t size() const override { return memory_->bytes().size(); }
+  absl::StatusOr<std::size_t> Read(std::uint64_t offset, std::span<std::byte> into) const override {
+    return memory_->Read(offset, into);
+  }
+  absl::Status Write(std::uint64_t offset, std::span<const std::byte> from) override;
+  absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length, bool) override {
+    return memory_->Hold(offset, length);
+  }
+  void Close(nommu::PoolAddress start, std::uint64_t length) override { memory_->Release(start, length); }
+
+ private:
+  const std::unique_ptr<DeviceMemory> memory_;
 };
 
 }  // namespace mapbroker::backing

@@ -1,6 +1,4 @@
 // D8: a frame buffer: one run of pixels, blank on creation, mapped shared and never copied.
-#include <cstring>
-
 #include "absl/strings/str_cat.h"
 #include "daemon/backing/device_kinds.h"
 
@@ -10,29 +8,15 @@ namespace {
 // Pixels in a row and rows; more than any display has.
 constexpr std::uint64_t kMostPixels = 16384;
 
-class Framebuffer final : public Device {
+class Framebuffer final : public MemoryDevice {
  public:
   Framebuffer(std::unique_ptr<DeviceMemory> memory, std::map<std::string, std::string> properties)
-      : memory_(std::move(memory)), properties_(std::move(properties)) {}
+      : MemoryDevice(std::move(memory)), properties_(std::move(properties)) {}
 
   nommu::Capabilities capabilities() const override { return nommu::kMapDirect | nommu::kReadMap | nommu::kWriteMap; }
-  std::uint64_t size() const override { return memory_->bytes().size(); }
-  absl::StatusOr<std::size_t> Read(std::uint64_t offset, std::span<std::byte> into) const override {
-    return memory_->Read(offset, into);
-  }
-  absl::Status Write(std::uint64_t offset, std::span<const std::byte> from) override {
-    if (absl::Status status = memory_->CheckWrite(offset, from.size()); !status.ok()) return status;
-    std::memcpy(memory_->bytes().data() + offset, from.data(), from.size());
-    return absl::OkStatus();
-  }
-  absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length, bool) override {
-    return memory_->Hold(offset, length);
-  }
-  void Close(nommu::PoolAddress start, std::uint64_t length) override { memory_->Release(start, length); }
   std::map<std::string, std::string> Properties() const override { return properties_; }
 
  private:
-  const std::unique_ptr<DeviceMemory> memory_;
   const std::map<std::string, std::string> properties_;
 };
 

@@ -1,36 +1,20 @@
 // D6, D7: a block device with memory of its own, contiguous from the start.
-#include <cstring>
-
 #include "daemon/backing/device_kinds.h"
 
 namespace mapbroker::backing {
 namespace {
 
-class Ramdisk final : public Device {
+class Ramdisk final : public MemoryDevice {
  public:
-  Ramdisk(std::unique_ptr<DeviceMemory> memory, bool direct) : memory_(std::move(memory)), direct_(direct) {}
+  Ramdisk(std::unique_ptr<DeviceMemory> memory, bool direct) : MemoryDevice(std::move(memory)), direct_(direct) {}
 
   nommu::Capabilities capabilities() const override {
     if (!direct_) return nommu::kMapCopy;
     return nommu::kMapCopy | nommu::kMapDirect | nommu::kReadMap | nommu::kWriteMap | nommu::kExecMap;
   }
-  std::uint64_t size() const override { return memory_->bytes().size(); }
-  absl::StatusOr<std::size_t> Read(std::uint64_t offset, std::span<std::byte> into) const override {
-    return memory_->Read(offset, into);
-  }
-  absl::Status Write(std::uint64_t offset, std::span<const std::byte> from) override {
-    if (absl::Status status = memory_->CheckWrite(offset, from.size()); !status.ok()) return status;
-    std::memcpy(memory_->bytes().data() + offset, from.data(), from.size());
-    return absl::OkStatus();
-  }
-  absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length, bool) override {
-    return memory_->Hold(offset, length);
-  }
-  void Close(nommu::PoolAddress start, std::uint64_t length) override { memory_->Release(start, length); }
   std::map<std::string, std::string> Properties() const override { return {{"map", direct_ ? "direct" : "copy"}}; }
 
  private:
-  const std::unique_ptr<DeviceMemory> memory_;
   const bool direct_;
 };
 
