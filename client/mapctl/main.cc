@@ -23,6 +23,7 @@ int main(int argc, char** argv) {
   AddRam(program, context);
   AddRead(program, context);
   AddMaps(program, context);
+  AddScreenshot(program, context);
   AddShm(program, context);
   AddStat(program, context);
   AddReplay(program, context);

@@ -32,6 +32,7 @@ void AddMaps(CLI::App& program, Context& context);
 void AddRam(CLI::App& program, Context& context);
 void AddRead(CLI::App& program, Context& context);
 void AddReplay(CLI::App& program, Context& context);
+void AddScreenshot(CLI::App& program, Context& context);
 void AddShm(CLI::App& program, Context& context);
 void AddStat(CLI::App& program, Context& context);
 

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <png.h>
 
 #include <cerrno>
 #include <nlohmann/json.hpp>
@@ -49,6 +50,29 @@ TEST_F(Devices, TwoProcessesDrawIntoOneFramebuffer) {
   Done({"device", "rm", "fb0"});
   EXPECT_EQ(Run({"device", "info", "fb0"}).status, 1);
   EXPECT_EQ(sees->bytes()[5000], std::byte{0x5a});
+}
+
+TEST_F(Devices, AScreenshotShowsWhatIsDrawn) {
+  const std::string png = daemon_.files().WriteFile("shot.png", "");
+  for (const auto& [format, bytes] : {std::pair("xrgb8888", 4), {"rgb565", 2}, {"gray8", 1}}) {
+    Done({"device", "create", format, "framebuffer", "width=8", "height=4", std::string("format=") + format});
+    Client client = Connect(daemon_);
+    const auto device = client.Open(std::string("dev:/") + format, O_WRONLY);
+    ASSERT_TRUE(device->Pwrite(std::vector<std::byte>(8 * bytes, std::byte{0xff}), 8 * bytes).ok());  // the second row
+    Done({"screenshot", format, "-o", png});
+    png_image image{};
+    image.version = PNG_IMAGE_VERSION;
+    ASSERT_NE(png_image_begin_read_from_file(&image, png.c_str()), 0) << image.message;
+    EXPECT_EQ(image.width, 8u);
+    EXPECT_EQ(image.height, 4u);
+    image.format = PNG_FORMAT_RGB;
+    std::vector<std::uint8_t> pixels(PNG_IMAGE_SIZE(image));
+    ASSERT_NE(png_image_finish_read(&image, nullptr, pixels.data(), 0, nullptr), 0) << image.message;
+    for (std::size_t at = 0; at < pixels.size(); ++at) {
+      ASSERT_EQ(pixels[at], at / 24 == 1 ? 0xff : 0) << format << ", byte " << at;
+    }
+  }
+  EXPECT_EQ(Run({"screenshot", "none", "-o", png}).status, 1);
 }
 
 TEST_F(Devices, FlashIsProgrammedErasedAndDumped) {
@@ -106,7 +130,8 @@ device = "dev:/rom"
 TEST_F(Devices, AMistakeInTheConfigurationNamesItsLine) {
   const auto complaint = [&](const std::string& text) {
     const std::string config = daemon_.files().WriteFile("bad.toml", text);
-    const Finished finished = RunDaemon({"--pool-size", "1M", "--config", config});
+    const Finished finished =
+        RunDaemon({"--runtime-dir", daemon_.files().Path("run"), "--pool-size", "1M", "--config", config});
     EXPECT_EQ(finished.status, 2);
     return finished.errors;
   };

@@ -26,6 +26,10 @@ const Known kKnown[] = {
     {"disk", "ramdisk", {{"map", "copy"}, {"size", "256K"}}, nullptr},
     {"ram0", "ramdisk", {{"map", "copy"}, {"size", "64K"}}, nullptr},
     {"zero", "zero", {}, nullptr},
+    // Not of the recordings: for scenarios of one's own.
+    {"ramdisk", "ramdisk", {{"size", "64K"}}, nullptr},
+    {"fb", "framebuffer", {{"width", "64"}, {"height", "64"}}, nullptr},
+    {"flash", "flash", {{"chip", "nor"}, {"size", "64K"}, {"erase_size", "4K"}}, nullptr},
 };
 
 const Known* Find(const std::string& name) {
