@@ -133,14 +133,15 @@ class MAPBROKER_EXPORT Client {
 
   absl::StatusOr<PoolStatistics> Statistics();
 
-  // Ram files (F); names begin with "ram:/". `flags` as for open(2): O_ACCMODE, O_CREAT, O_EXCL, O_TRUNC, O_APPEND,
+  // The daemon's own files: ram files "ram:/NAME" (F), devices "dev:/NAME" and files of images "mnt:/MOUNT/PATH" (D), of
+  // which only ram files are created and unlinked here. `flags` as for open(2): O_ACCMODE, O_CREAT, O_EXCL, O_TRUNC, O_APPEND,
   // O_PATH. `mode`: permission bits of a new file; no umask is applied. ENOENT, EEXIST, EACCES, EINVAL, ENAMETOOLONG,
-  // EMFILE; with O_TRUNC also ETXTBSY.
+  // EMFILE; with O_TRUNC also ETXTBSY; EROFS for files of images.
   absl::StatusOr<File> Open(const std::string& name, int flags, mode_t mode = 0600);
   absl::StatusOr<FileStat> Stat(const std::string& name);
   // ENOENT; EPERM for all but its owner and root. The memory stays until the last mapping and descriptor go (F6).
   absl::Status Unlink(const std::string& name);
-  // Calls `file` for every ram file whose name begins with `prefix`, by name, until it returns false.
+  // Calls `file` for every file whose name begins with `prefix`, by name, until it returns false.
   absl::Status ListFiles(const std::string& prefix, const std::function<bool(const FileStat&)>& file);
 
   // System V shared memory (V): shmget(2), shmat(2) and shmctl(2) with their arguments and errors. Unmapping what Shmat

@@ -56,11 +56,13 @@ MAPBROKER_EXPORT int mb_madvise(mb_session* session, void* addr, size_t length, 
 MAPBROKER_EXPORT int mb_remap_file_pages(mb_session* session, void* addr, size_t size, int prot, size_t pgoff,
                                          int flags);
 
-// Ram files (F): open(2) and its kin on files whose contents are pool memory; names begin with "ram:/". The descriptor
+// The daemon's own files: open(2) and its kin on ram files "ram:/NAME", whose contents are pool memory (F), devices
+// "dev:/NAME" and files of images "mnt:/MOUNT/PATH" (D), of which only ram files are created and unlinked. The descriptor
 // is one of this process, so that its number is no other file's, but only the calls here and mb_mmap know what it
 // stands for; close it with mb_close. `mode` is not subject to the umask. Offsets and sizes are in bytes.
 //
-// -1 with errno: ENOENT, EEXIST, EACCES, EINVAL, ENAMETOOLONG, EMFILE; with O_TRUNC also ETXTBSY.
+// -1 with errno: ENOENT, EEXIST, EACCES, EINVAL, ENAMETOOLONG, EMFILE; with O_TRUNC also ETXTBSY; EROFS for
+// files of images.
 MAPBROKER_EXPORT int mb_open(mb_session* session, const char* name, int flags, mode_t mode);
 MAPBROKER_EXPORT int mb_close(mb_session* session, int fd);
 // From size 0 the file gets one contiguous run, which can be mapped shared (F1: EFBIG, ENOMEM); cutting off what a
