@@ -133,10 +133,10 @@ class MAPBROKER_EXPORT Client {
 
   absl::StatusOr<PoolStatistics> Statistics();
 
-  // The daemon's own files: ram files "ram:/NAME" (F), devices "dev:/NAME" and files of images "mnt:/MOUNT/PATH" (D), of
-  // which only ram files are created and unlinked here. `flags` as for open(2): O_ACCMODE, O_CREAT, O_EXCL, O_TRUNC, O_APPEND,
-  // O_PATH. `mode`: permission bits of a new file; no umask is applied. ENOENT, EEXIST, EACCES, EINVAL, ENAMETOOLONG,
-  // EMFILE; with O_TRUNC also ETXTBSY; EROFS for files of images.
+  // The daemon's own files: ram files "ram:/NAME" (F), devices "dev:/NAME" and files of images "mnt:/MOUNT/PATH" (D),
+  // of which only ram files are created and unlinked here. `flags` as for open(2): O_ACCMODE, O_CREAT, O_EXCL, O_TRUNC,
+  // O_APPEND, O_PATH. `mode`: permission bits of a new file; no umask is applied. ENOENT, EEXIST, EACCES, EINVAL,
+  // ENAMETOOLONG, EMFILE; with O_TRUNC also ETXTBSY; EROFS for files of images.
   absl::StatusOr<File> Open(const std::string& name, int flags, mode_t mode = 0600);
   absl::StatusOr<FileStat> Stat(const std::string& name);
   // ENOENT; EPERM for all but its owner and root. The memory stays until the last mapping and descriptor go (F6).

@@ -57,9 +57,9 @@ MAPBROKER_EXPORT int mb_remap_file_pages(mb_session* session, void* addr, size_t
                                          int flags);
 
 // The daemon's own files: open(2) and its kin on ram files "ram:/NAME", whose contents are pool memory (F), devices
-// "dev:/NAME" and files of images "mnt:/MOUNT/PATH" (D), of which only ram files are created and unlinked. The descriptor
-// is one of this process, so that its number is no other file's, but only the calls here and mb_mmap know what it
-// stands for; close it with mb_close. `mode` is not subject to the umask. Offsets and sizes are in bytes.
+// "dev:/NAME" and files of images "mnt:/MOUNT/PATH" (D), of which only ram files are created and unlinked. The
+// descriptor is one of this process, so that its number is no other file's, but only the calls here and mb_mmap know
+// what it stands for; close it with mb_close. `mode` is not subject to the umask. Offsets and sizes are in bytes.
 //
 // -1 with errno: ENOENT, EEXIST, EACCES, EINVAL, ENAMETOOLONG, EMFILE; with O_TRUNC also ETXTBSY; EROFS for
 // files of images.
