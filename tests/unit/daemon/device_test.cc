@@ -14,6 +14,9 @@
 #include "daemon/nommu/refusal.h"
 
 namespace mapbroker {
+namespace backing {
+extern const DeviceKind kRampDevice;  // examples/backing/
+}
 namespace {
 
 using nommu::ErrnoOf;
@@ -221,6 +224,23 @@ TEST_F(DeviceTest, ARamChipIsMappedWritableAndARomCannotBeOpenedForWriting) {
   const int fd = Open(root(), O_RDONLY, "dev:/rom");
   EXPECT_EQ(Map(root(), fd, MAP_PRIVATE, PROT_READ | PROT_EXEC)->kind, MappingKind::kDirect);
   EXPECT_EQ(ErrnoOf(broker_->devices().Erase("dev:/rom", 0, 8192, root().peer())), EACCES);
+}
+
+TEST_F(DeviceTest, TheExampleOfAKindDoesWhatItsPageSays) {
+  shm::HeldPages held(pages_);
+  const backing::DeviceEnvironment environment{nommu::kClassic, pages_, memory_, held};
+  backing::DeviceSpec spec;
+  spec.kind = "ramp";
+  EXPECT_EQ(ErrnoOf(backing::kRampDevice.make(spec, environment).status()), EINVAL);
+  spec.options = {{"size", "10K"}};
+  const auto device = backing::kRampDevice.make(spec, environment);
+  ASSERT_TRUE(device.ok()) << device.status();
+  std::vector<std::byte> bytes(3);
+  EXPECT_EQ(*(*device)->Read(255, bytes), 3u);
+  EXPECT_EQ(bytes, (std::vector{std::byte{255}, std::byte{0}, std::byte{1}}));
+  EXPECT_EQ(*(*device)->Read(10 * 1024 - 1, bytes), 1u);
+  EXPECT_EQ(ErrnoOf((*device)->Write(0, bytes)), EINVAL);
+  EXPECT_EQ(ErrnoOf((*device)->Erase(0, 1)), ENOTTY);
 }
 
 class ModernDeviceTest : public DeviceTest {
