@@ -133,8 +133,10 @@ absl::StatusOr<Broker::Place> Broker::MakeContents(const session::Session& calle
                                                    nommu::Region* region, const backing::Backing* file,
                                                    const Fill& fill) {
   if (region->memory == nommu::Memory::kDevice) {
-    const absl::StatusOr<nommu::PoolAddress> start =
-        file->GetUnmappedArea(region->offset, region->length, request.shared());
+    nommu::MapRequest pages = request;
+    pages.offset = region->offset;
+    pages.length = region->length;
+    const absl::StatusOr<nommu::PoolAddress> start = file->GetUnmappedArea(pages);
     if (!start.ok()) return start.status();
     return Place{.start = *start};
   }
@@ -145,7 +147,7 @@ absl::StatusOr<Broker::Place> Broker::MakeContents(const session::Session& calle
   const absl::Status filled = backing::Fill(*file, region->offset, pool_.subspan(place->start, region->length),
                                             [&] { return WithdrawIfUnwanted(region, fill); });
   if (!filled.ok()) {
-    Free({nommu::Freed{place->start, region->length + place->slack, region->memory, nullptr}});
+    Free({nommu::Freed{place->start, region->length + place->slack, region->memory}});
     return filled;
   }
   return place;
@@ -209,8 +211,11 @@ void Broker::Free(const std::vector<nommu::Freed>& freed) {
       case nommu::Memory::kSmallObject:
         small_objects_.Free(memory.start);
         break;
-      case nommu::Memory::kDevice:
-        static_cast<const backing::Backing*>(memory.file.get())->Close(memory.start, memory.length);
+      case nommu::Memory::kDevice: {
+        const auto* const file = static_cast<const backing::Backing*>(memory.file.get());
+        file->Closed(memory.start, memory.length);
+        if (memory.last) file->Close(memory.start, memory.length);
+      }
     }
   }
 }

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "daemon/backing/backing.h"
 #include "daemon/backing/devices.h"
+#include "daemon/backing/drivers.h"
 #include "daemon/backing/mounts.h"
 #include "daemon/backing/ram_files.h"
 #include "daemon/backing/sysv_shm.h"
@@ -44,6 +45,8 @@ struct Limits {
   // A run is allocated as a power of two of pages, and what exceeds the request is given back if it is at least this
   // many pages; 0 keeps it all.
   std::uint64_t nr_trim_pages = 1;
+  // How long a driver may take to answer one call, in milliseconds (D12).
+  std::uint64_t driver_deadline_ms = 5000;
 };
 
 // What shmat(2) made.
@@ -72,6 +75,8 @@ class Broker {
         sysv_(ram_files_, limits.sysv),
         device_pages_(pages),
         devices_(backing::DeviceEnvironment{profile, pages, pool, device_pages_}),
+        drivers_(devices_, backing::DeviceEnvironment{profile, pages, pool, device_pages_},
+                 std::chrono::milliseconds(limits.driver_deadline_ms)),
         mounts_(devices_),
         map_(profile, limits.map) {}
 
@@ -107,6 +112,7 @@ class Broker {
   // What does not touch mappings is asked of them directly.
   backing::RamFiles& ram_files() { return ram_files_; }
   backing::Devices& devices() { return devices_; }
+  backing::Drivers& drivers() { return drivers_; }
   backing::Mounts& mounts() { return mounts_; }
 
   // System V shared memory (V). EINVAL, EACCES, EPERM, ENOSPC and what else shmget(2), shmat(2) and their kin say.
@@ -162,6 +168,7 @@ class Broker {
   backing::SysvShm sysv_;
   shm::HeldPages device_pages_;
   backing::Devices devices_;
+  backing::Drivers drivers_;
   backing::Mounts mounts_;
 
   mutable shm::Mutex mutex_;

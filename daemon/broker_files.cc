@@ -40,9 +40,9 @@ absl::StatusOr<int> Broker::OpenFile(session::Session& caller, const std::string
 absl::StatusOr<backing::FileStat> Broker::StatFile(const std::string& name) const {
   if (Is(name, backing::kMountScheme)) return mounts_.Stat(name);
   if (!Is(name, backing::kDeviceScheme)) return ram_files_.Stat(name);
-  const absl::StatusOr<backing::DeviceInfo> info = devices_.Info(name);
-  if (!info.ok()) return info.status();
-  return info->stat;
+  const absl::StatusOr<backing::Devices::Found> found = devices_.Look(name);
+  if (!found.ok()) return found.status();
+  return found->info.stat;
 }
 
 absl::Status Broker::UnlinkFile(const std::string& name, const Credentials& who) {

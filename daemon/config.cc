@@ -98,6 +98,7 @@ constexpr LimitKey kLimitKeys[] = {
     {"nr_trim_pages", [](Limits& limits) -> std::uint64_t& { return limits.nr_trim_pages; }},
     {"shmmax", [](Limits& limits) -> std::uint64_t& { return limits.sysv.shmmax; }},
     {"shmall", [](Limits& limits) -> std::uint64_t& { return limits.sysv.shmall; }},
+    {"driver_deadline_ms", [](Limits& limits) -> std::uint64_t& { return limits.driver_deadline_ms; }},
     {"shmmni", [](Limits& limits) -> std::uint64_t& { return limits.sysv.shmmni; }},
 };
 

@@ -15,6 +15,7 @@
 #include "daemon/exit_status.h"
 #include "daemon/nommu/refusal.h"
 #include "daemon/rpc/devices_service.h"
+#include "daemon/rpc/drivers_service.h"
 #include "daemon/rpc/files_service.h"
 #include "daemon/rpc/memory_service.h"
 #include "daemon/rpc/server.h"
@@ -113,9 +114,10 @@ int Serve(const Config& config) {
        .close_space = [&](nommu::SpaceId space) { return broker.CloseSpace(space); }});
   rpc::MemoryService memory(broker, sessions);
   rpc::DevicesService devices(broker, sessions);
+  rpc::DriversService drivers(broker, sessions);
   rpc::FilesService files(broker, sessions);
   rpc::SysvShmService sysv_shm(broker, sessions);
-  rpc::Server server(loop.get(), *grpc, {&devices, &files, &memory, &sysv_shm});
+  rpc::Server server(loop.get(), *grpc, {&devices, &drivers, &files, &memory, &sysv_shm});
 
   spdlog::info("mapbrokerd {} serves {}: pool of {} bytes, profile {}", kVersion, dir->path(),
                (*segment)->bytes().size(), config.profile->name);

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/src/status.h"
 #include "mapbroker/v1/devices.grpc.pb.h"
+#include "mapbroker/v1/drivers.grpc.pb.h"
 #include "mapbroker/v1/files.grpc.pb.h"
 #include "mapbroker/v1/memory.grpc.pb.h"
 #include "mapbroker/v1/sysv_shm.grpc.pb.h"
@@ -34,11 +35,28 @@ absl::Status FromGrpc(const grpc::Status& status) {
   return MakeStatus(EIO, absl::StrCat("gRPC: ", status.error_message()));
 }
 
+class GrpcDriverStream final : public DriverStream {
+ public:
+  GrpcDriverStream(v1::Drivers::Stub& stub, const std::string& hex_token) {
+    context_.AddMetadata(kSessionMetadata, hex_token);
+    stream_ = stub.Drive(&context_);
+  }
+  bool Read(v1::ToDriver& message) override { return stream_->Read(&message); }
+  bool Write(const v1::FromDriver& message) override { return stream_->Write(message); }
+  void Cancel() override { context_.TryCancel(); }
+  absl::Status Finish() override { return FromGrpc(stream_->Finish()); }
+
+ private:
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReaderWriter<v1::FromDriver, v1::ToDriver>> stream_;
+};
+
 }  // namespace
 
 struct RpcStub::Channel {
   std::string hex_token;
   std::unique_ptr<v1::Devices::Stub> devices;
+  std::unique_ptr<v1::Drivers::Stub> drivers;
   std::unique_ptr<v1::Memory::Stub> memory;
   std::unique_ptr<v1::Files::Stub> files;
   std::unique_ptr<v1::SysvShm::Stub> sysv_shm;
@@ -84,6 +102,7 @@ RpcStub::RpcStub(const std::string& runtime_dir, const std::string& token) : cha
   const auto channel = grpc::CreateCustomChannel(absl::StrCat("unix:", runtime_dir, "/", kGrpcSocketName),
                                                  grpc::InsecureChannelCredentials(), arguments);
   channel_->devices = v1::Devices::NewStub(channel);
+  channel_->drivers = v1::Drivers::NewStub(channel);
   channel_->memory = v1::Memory::NewStub(channel);
   channel_->files = v1::Files::NewStub(channel);
   channel_->sysv_shm = v1::SysvShm::NewStub(channel);
@@ -181,6 +200,10 @@ absl::Status RpcStub::Mount(const v1::MountRequest& request) {
 
 absl::Status RpcStub::Unmount(const v1::UnmountRequest& request) {
   return channel_->Call(*channel_->devices, &v1::Devices::Stub::Unmount, request).status();
+}
+
+std::unique_ptr<DriverStream> RpcStub::Drive() {
+  return std::make_unique<GrpcDriverStream>(*channel_->drivers, channel_->hex_token);
 }
 
 absl::StatusOr<v1::ShmgetResponse> RpcStub::Shmget(const v1::ShmgetRequest& request) {

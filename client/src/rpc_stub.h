@@ -7,11 +7,23 @@
 
 #include "absl/status/statusor.h"
 #include "mapbroker/v1/devices.pb.h"
+#include "mapbroker/v1/drivers.pb.h"
 #include "mapbroker/v1/files.pb.h"
 #include "mapbroker/v1/memory.pb.h"
 #include "mapbroker/v1/sysv_shm.pb.h"
 
 namespace mapbroker {
+
+// One driver's conversation with the daemon. One thread may read while another writes; destroyed after Finish.
+class DriverStream {
+ public:
+  virtual ~DriverStream() = default;
+  // False: the stream has ended, and Finish says why.
+  virtual bool Read(v1::ToDriver& message) = 0;
+  virtual bool Write(const v1::FromDriver& message) = 0;
+  virtual void Cancel() = 0;
+  virtual absl::Status Finish() = 0;
+};
 
 // Thread-safe.
 class RpcStub {
@@ -45,6 +57,8 @@ class RpcStub {
   absl::Status Erase(const v1::EraseRequest& request);
   absl::Status Mount(const v1::MountRequest& request);
   absl::Status Unmount(const v1::UnmountRequest& request);
+
+  std::unique_ptr<DriverStream> Drive();
 
   absl::StatusOr<v1::ShmgetResponse> Shmget(const v1::ShmgetRequest& request);
   absl::StatusOr<v1::ShmatResponse> Shmat(const v1::ShmatRequest& request);

@@ -69,27 +69,27 @@ Session::~Session() {
 }
 
 absl::StatusOr<Mapped> Session::Map(const MapOptions& options) {
-  Mapped mapped;
+  if (options.file != nullptr && options.file->impl_ != nullptr) return MapNumber(options, options.file->impl_->fd);
+  if ((options.flags & MAP_ANONYMOUS) != 0) return MapNumber(options, -1);
+  absl::StatusOr<std::shared_ptr<PassedFile>> file = Pass(options.fd);
+  if (!file.ok()) return file.status();
+  absl::StatusOr<Mapped> mapped = MapNumber(options, *file == nullptr ? -1 : (*file)->number());
+  if (mapped.ok()) mapped->file = *std::move(file);
+  return mapped;
+}
+
+absl::StatusOr<Mapped> Session::MapNumber(const MapOptions& options, int number) {
   v1::MmapRequest request;
   request.set_length(options.length);
   request.set_prot(static_cast<std::uint32_t>(options.prot));
   request.set_flags(static_cast<std::uint32_t>(options.flags));
   request.set_offset(options.offset);
   request.set_address(options.address);
-  request.set_fd(-1);
-  if (options.file != nullptr && options.file->impl_ != nullptr) {
-    request.set_fd(options.file->impl_->fd);
-  } else if ((options.flags & MAP_ANONYMOUS) == 0) {
-    absl::StatusOr<std::shared_ptr<PassedFile>> file = Pass(options.fd);
-    if (!file.ok()) return file.status();
-    mapped.file = *std::move(file);
-    if (mapped.file != nullptr) request.set_fd(mapped.file->number());
-  }
-
+  request.set_fd(number);
   absl::StatusOr<v1::MmapResponse> grant = stub_->Mmap(request);
   if (!grant.ok()) return grant.status();
+  Mapped mapped;
   mapped.grant = *std::move(grant);
-
   if (absl::Status status = AttachGrant(mapped); !status.ok()) return status;
   return mapped;
 }

@@ -51,6 +51,8 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   absl::StatusOr<Mapped> Map(const MapOptions& options);
+  // The same of the file with this number in the session, whatever file `options` name.
+  absl::StatusOr<Mapped> MapNumber(const MapOptions& options, int number);
   // Calls `use` with the number of the file that `options` name, in this session; EBADF if they name none.
   absl::Status WithFile(const MapOptions& options, const std::function<absl::Status(int)>& use);
   // shmat(2) and shmdt(2).

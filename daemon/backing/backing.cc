@@ -14,11 +14,13 @@ constexpr std::size_t kSlice = std::size_t{8} << 20;
 
 }  // namespace
 
-absl::StatusOr<nommu::PoolAddress> Backing::GetUnmappedArea(std::uint64_t, std::uint64_t, bool) const {
+absl::StatusOr<nommu::PoolAddress> Backing::GetUnmappedArea(const nommu::MapRequest&) const {
   return nommu::Refuse(ENOSYS, "S10", "the file has no memory of its own");
 }
 
 void Backing::Close(nommu::PoolAddress, std::uint64_t) const {}
+
+void Backing::Closed(nommu::PoolAddress, std::uint64_t) const {}
 
 absl::Status Backing::Write(std::uint64_t, std::span<const std::byte>) const {
   return nommu::Refuse(EBADF, "", "the file is not the daemon's: write to it directly");

@@ -40,14 +40,15 @@ class Backing : public nommu::File {
   // Where the file lies now, as in /proc/maps: " (deleted)" follows the path of an unlinked file. May block.
   virtual std::string Path() const = 0;
 
-  // Where the device's own memory for the range lies (S9, S10); it stays there until Close. ENOSYS: this range cannot
-  // be mapped directly; any other error is the caller's answer. Both numbers are in bytes, whole pages.
-  // `shared`: for a MAP_SHARED mapping.
-  virtual absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length,
-                                                             bool shared) const;
+  // Where the device's own memory for the request's range, whole pages, lies (S9, S10); it stays there until Close.
+  // ENOSYS: this range cannot be mapped directly; any other error is the caller's answer.
+  virtual absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(const nommu::MapRequest& request) const;
 
   // The memory that GetUnmappedArea named is not mapped any more. Never blocks.
   virtual void Close(nommu::PoolAddress start, std::uint64_t length) const;
+  // P7: a mapping of that memory has gone, and this is when a driver is told. Before Close, if it was the last one.
+  // Never blocks.
+  virtual void Closed(nommu::PoolAddress start, std::uint64_t length) const;
 
   // Files that the daemon keeps itself; for a file of the host both are EBADF, since its clients have it open
   // themselves. Write: all of it, or nothing.

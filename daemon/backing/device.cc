@@ -60,7 +60,7 @@ absl::Status Device::Write(std::uint64_t, std::span<const std::byte>) {
   return Refuse(EINVAL, "D", "the device cannot be written to");
 }
 
-absl::StatusOr<nommu::PoolAddress> Device::GetUnmappedArea(std::uint64_t, std::uint64_t, bool) {
+absl::StatusOr<nommu::PoolAddress> Device::GetUnmappedArea(const nommu::MapRequest&) {
   return Refuse(ENOSYS, "S10", "the device has no memory of its own");
 }
 

@@ -81,8 +81,9 @@ class Device {
   virtual absl::StatusOr<std::size_t> Read(std::uint64_t offset, std::span<std::byte> into) const = 0;
   virtual absl::Status Write(std::uint64_t offset, std::span<const std::byte> from);
   // As Backing's.
-  virtual absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length, bool shared);
+  virtual absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(const nommu::MapRequest& request);
   virtual void Close(nommu::PoolAddress, std::uint64_t) {}
+  virtual void Closed(nommu::PoolAddress, std::uint64_t) {}
   // Flash: sets the range to erased. ENOTTY for what is no flash.
   virtual absl::Status Erase(std::uint64_t offset, std::uint64_t length);
   // What `mapctl device info` shows beside name, size and owner.
@@ -137,8 +138,8 @@ class MemoryDevice : public Device {
     return memory_->Read(offset, into);
   }
   absl::Status Write(std::uint64_t offset, std::span<const std::byte> from) override;
-  absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length, bool) override {
-    return memory_->Hold(offset, length);
+  absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(const nommu::MapRequest& request) override {
+    return memory_->Hold(request.offset, request.length);
   }
   void Close(nommu::PoolAddress start, std::uint64_t length) override { memory_->Release(start, length); }
 

@@ -21,6 +21,19 @@ absl::Status NoSuchDevice(const std::string& name) {
   return Refuse(ENOENT, "D", absl::StrCat("there is no device ", name, ": see `mapctl device ls`"));
 }
 
+absl::Status Exists(const std::string& name) {
+  return Refuse(EEXIST, "D", absl::StrCat("the device ", name, " exists"));
+}
+
+absl::Status CheckName(const std::string& name) {
+  const std::string scheme = absl::StrCat(kDeviceScheme, "/");
+  if (absl::StartsWith(name, scheme) && name.size() > scheme.size() && name.size() <= kMaxName &&
+      name.find('/', scheme.size()) == std::string::npos && name.find('\0') == std::string::npos) {
+    return absl::OkStatus();
+  }
+  return Refuse(EINVAL, "D", absl::StrCat("the name of a device is ", scheme, " and a name without slashes"));
+}
+
 // One open file description of a device.
 class DeviceFile final : public Backing {
  public:
@@ -39,11 +52,11 @@ class DeviceFile final : public Backing {
     return device_->Read(offset, into);
   }
   std::string Path() const override { return stat_.name; }
-  absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length,
-                                                     bool shared) const override {
-    return device_->GetUnmappedArea(offset, length, shared);
+  absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(const nommu::MapRequest& request) const override {
+    return device_->GetUnmappedArea(request);
   }
   void Close(nommu::PoolAddress start, std::uint64_t length) const override { device_->Close(start, length); }
+  void Closed(nommu::PoolAddress start, std::uint64_t length) const override { device_->Closed(start, length); }
   absl::Status Write(std::uint64_t offset, std::span<const std::byte> from) const override {
     return device_->Write(offset, from);
   }
@@ -57,31 +70,29 @@ class DeviceFile final : public Backing {
 }  // namespace
 
 absl::Status Devices::Create(const DeviceSpec& spec) {
-  const std::string scheme = absl::StrCat(kDeviceScheme, "/");
-  if (!absl::StartsWith(spec.name, scheme) || spec.name.size() == scheme.size() || spec.name.size() > kMaxName ||
-      spec.name.find('/', scheme.size()) != std::string::npos || spec.name.find('\0') != std::string::npos) {
-    return Refuse(EINVAL, "D", absl::StrCat("the name of a device is ", scheme, " and a name without slashes"));
-  }
   const DeviceKind* const kind = FindDeviceKind(spec.kind);
   if (kind == nullptr) {
     return Refuse(EINVAL, "D",
                   absl::StrCat("there is no kind of device \"", spec.kind,
                                "\": take flash, framebuffer, mem, null, ramdisk or zero"));
   }
-  const auto exists = [&] { return Refuse(EEXIST, "D", absl::StrCat("the device ", spec.name, " exists")); };
-  {
-    shm::MutexLock lock(mutex_);
-    if (devices_.contains(spec.name)) return exists();
-  }
+  if (absl::Status status = CheckName(spec.name); !status.ok()) return status;
+  if (Look(spec.name).ok()) return Exists(spec.name);
   // Outside the lock: memory is found and contents are read.
   absl::StatusOr<std::shared_ptr<Device>> device = kind->make(spec, environment_);
   if (!device.ok()) return device.status();
-  Entry entry{spec, 0, *std::move(device)};
+  return Add(spec, *std::move(device)).status();
+}
+
+absl::StatusOr<FileStat> Devices::Add(const DeviceSpec& spec, std::shared_ptr<Device> device) {
+  if (absl::Status status = CheckName(spec.name); !status.ok()) return status;
+  Entry entry{spec, 0, std::move(device)};
   entry.spec.contents = nullptr;
   shm::MutexLock lock(mutex_);
   entry.inode = ++last_inode_;
-  if (!devices_.emplace(spec.name, std::move(entry)).second) return exists();
-  return absl::OkStatus();
+  const auto [added, is_new] = devices_.emplace(spec.name, std::move(entry));
+  if (!is_new) return Exists(spec.name);
+  return InfoOf(added->second).stat;
 }
 
 absl::Status Devices::Remove(const std::string& name, const Credentials& who) {
@@ -96,6 +107,15 @@ absl::Status Devices::Remove(const std::string& name, const Credentials& who) {
   gone = std::move(found->second.device);
   devices_.erase(found);
   return absl::OkStatus();
+}
+
+void Devices::Withdraw(const std::string& name, const Device& device) {
+  std::shared_ptr<Device> gone;  // goes after the lock
+  shm::MutexLock lock(mutex_);
+  const auto found = devices_.find(name);
+  if (found == devices_.end() || found->second.device.get() != &device) return;
+  gone = std::move(found->second.device);
+  devices_.erase(found);
 }
 
 absl::StatusOr<Devices::Entry> Devices::Get(const std::string& name, const Credentials& who, unsigned wanted) const {
@@ -144,11 +164,11 @@ DeviceInfo Devices::InfoOf(const Entry& entry) {
                     .properties = entry.device->Properties()};
 }
 
-absl::StatusOr<DeviceInfo> Devices::Info(const std::string& name) const {
+absl::StatusOr<Devices::Found> Devices::Look(const std::string& name) const {
   shm::MutexLock lock(mutex_);
   const auto found = devices_.find(name);
   if (found == devices_.end()) return NoSuchDevice(name);
-  return InfoOf(found->second);
+  return Found{InfoOf(found->second), found->second.device};
 }
 
 std::vector<DeviceInfo> Devices::List(const std::string& prefix) const {

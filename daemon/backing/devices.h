@@ -15,6 +15,8 @@ namespace mapbroker::backing {
 
 // st_dev of devices; see kRamDevice.
 inline constexpr std::uint64_t kDeviceDevice = std::uint64_t{2} << 44;
+// The same of what a driver's process maps of its own device's memory.
+inline constexpr std::uint64_t kDriverMemoryDevice = std::uint64_t{4} << 44;
 
 struct DeviceInfo {
   FileStat stat;
@@ -34,9 +36,18 @@ class Devices {
   absl::Status Remove(const std::string& name, const Credentials& who);
   // open(2): O_ACCMODE and O_PATH. ENOENT, EACCES, EPERM.
   absl::StatusOr<std::shared_ptr<Backing>> Open(const std::string& name, int flags, const Credentials& who) const;
+  // EEXIST; EINVAL for a bad name. What fstat(2) says of it from now on.
+  absl::StatusOr<FileStat> Add(const DeviceSpec& spec, std::shared_ptr<Device> device);
+  // Removes the name if it is this device's.
+  void Withdraw(const std::string& name, const Device& device);
+  // The device, whoever asks. ENOENT.
+  struct Found {
+    DeviceInfo info;
+    std::shared_ptr<Device> device;
+  };
+  absl::StatusOr<Found> Look(const std::string& name) const;
   // The device, to be used by the daemon itself: for images. ENOENT, EACCES unless `who` may read it.
   absl::StatusOr<std::shared_ptr<Device>> Find(const std::string& name, const Credentials& who) const;
-  absl::StatusOr<DeviceInfo> Info(const std::string& name) const;
   std::vector<DeviceInfo> List(const std::string& prefix) const;
   // Flash: ENOTTY for others, EACCES unless `who` may write.
   absl::Status Erase(const std::string& name, std::uint64_t offset, std::uint64_t length, const Credentials& who) const;

@@ -67,13 +67,13 @@ class Flash final : public Device {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length, bool shared) override {
-    if (!shared && shared_only_) {
+  absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(const nommu::MapRequest& request) override {
+    if (!request.shared() && shared_only_) {
       return Refuse(EACCES, "S11", "this kernel's flash driver maps no private memory directly: map it MAP_SHARED");
     }
     shm::MutexLock lock(mutex_);
-    const auto start = memory_->Hold(offset, length);
-    if (start.ok()) windows_ += std::pair(WindowOf(memory_->OffsetOf(*start), length), 1u);
+    const auto start = memory_->Hold(request.offset, request.length);
+    if (start.ok()) windows_ += std::pair(WindowOf(memory_->OffsetOf(*start), request.length), 1u);
     return start;
   }
   void Close(nommu::PoolAddress start, std::uint64_t length) override {

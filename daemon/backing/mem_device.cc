@@ -29,8 +29,8 @@ class MemDevice final : public Device {
     std::memcpy(into.data(), pool_.data() + offset, count);
     return count;
   }
-  absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length, bool) override {
-    if (offset < pool_.size() && length <= pool_.size() - offset) return offset;
+  absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(const nommu::MapRequest& request) override {
+    if (request.offset < pool_.size() && request.length <= pool_.size() - request.offset) return request.offset;
     return nommu::Refuse(EINVAL, "D11", absl::StrCat("the pool has only ", pool_.size(), " bytes"));
   }
 

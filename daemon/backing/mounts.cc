@@ -61,19 +61,24 @@ class Mounts::MountedFile final : public Backing {
   }
   std::string Path() const override { return file_.stat.name; }
   absl::StatusOr<FileStat> Stat() const override { return file_.stat; }
-  absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length, bool) const override {
-    const std::uint64_t page = offset / kPageSize, pages = length / kPageSize, all = PagesOf(file_.file->size());
+  absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(const nommu::MapRequest& request) const override {
+    const std::uint64_t page = request.offset / kPageSize, pages = request.length / kPageSize,
+                        all = PagesOf(file_.file->size());
     if (page >= all || pages > all - page) {
       return Refuse(EINVAL, "S10", "the mapping goes past the end of the file, and its memory is the image's");
     }
     const auto place = file_.file->PlaceOf(page, pages);
-    // The flash driver's own rules for its device file do not matter here.
-    if (place && *place < file_.device->size() && length <= file_.device->size() - *place) {
-      return file_.device->GetUnmappedArea(*place, length, /*shared=*/true);
+    if (place && *place < file_.device->size() && request.length <= file_.device->size() - *place) {
+      nommu::MapRequest of_device = request;
+      of_device.offset = *place;
+      // The flash driver's own rules for its device file do not matter here.
+      of_device.flags = MAP_SHARED;
+      return file_.device->GetUnmappedArea(of_device);
     }
     return Refuse(ENOSYS, "S10", "the file does not lie in the image as it is");
   }
   void Close(nommu::PoolAddress start, std::uint64_t length) const override { file_.device->Close(start, length); }
+  void Closed(nommu::PoolAddress start, std::uint64_t length) const override { file_.device->Closed(start, length); }
 
  private:
   const Entry file_;

@@ -273,8 +273,8 @@ absl::StatusOr<std::size_t> RamFile::Read(std::uint64_t offset, std::span<std::b
   return node_->Read(offset, into);
 }
 
-absl::StatusOr<nommu::PoolAddress> RamFile::GetUnmappedArea(std::uint64_t offset, std::uint64_t length, bool) const {
-  return node_->Hold(offset / kPageSize, length / kPageSize);
+absl::StatusOr<nommu::PoolAddress> RamFile::GetUnmappedArea(const nommu::MapRequest& request) const {
+  return node_->Hold(request.offset / kPageSize, request.length / kPageSize);
 }
 
 std::shared_ptr<RamNode> RamFiles::Make(const std::string& name, const Credentials& owner, mode_t mode) {

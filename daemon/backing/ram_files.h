@@ -99,8 +99,7 @@ class RamFile : public Backing {
   absl::StatusOr<std::uint64_t> Size() const override { return node_->Size(); }
   absl::StatusOr<std::size_t> Read(std::uint64_t offset, std::span<std::byte> into) const override;
   std::string Path() const override { return node_->Name(); }
-  absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(std::uint64_t offset, std::uint64_t length,
-                                                     bool shared) const override;
+  absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(const nommu::MapRequest& request) const override;
   void Close(nommu::PoolAddress start, std::uint64_t length) const override { node_->Release(start, length); }
   absl::Status Write(std::uint64_t offset, std::span<const std::byte> from) const override {
     return node_->Write(offset, append_, from);

@@ -227,7 +227,7 @@ std::optional<Freed> MemoryMap::Release(Region* region) {
   Unindex(region);
   std::optional<Freed> freed;
   if (region->placed) {
-    freed = Freed{region->start, region->length + region->slack, region->memory, nullptr};
+    freed = Freed{region->start, region->length + region->slack, region->memory};
     if (region->memory == Memory::kDevice) freed->file = region->file;
     placed_.erase(Key{region->start, region->id});
     region_pages_ -= PagesOf(region->length);
@@ -252,7 +252,10 @@ std::optional<Freed> MemoryMap::Remove(SpaceId id, AddressSpace& from, Mappings:
   --mappings_;
   mapped_pages_ -= PagesOf(at->second.length);
   from.mappings.erase(at);
-  return Release(region);
+  Freed closed{region->start, region->length, region->memory, region->file, /*last=*/false};
+  std::optional<Freed> freed = Release(region);
+  if (!freed && profile_.closes_each_mapping && closed.memory == Memory::kDevice) freed = std::move(closed);
+  return freed;
 }
 
 absl::Status MemoryMap::Unmap(SpaceId id, PoolAddress address, std::uint64_t length, std::vector<Freed>& freed) {
@@ -331,7 +334,7 @@ absl::Status MemoryMap::UnmapPart(SpaceId id, AddressSpace& space, PoolAddress a
   if (start < address) keep(start, address - start, address, 0);
   if (end < mapping_end) keep(end, mapping_end - end, region_end, slack);
   const PoolAddress freed_end = end < mapping_end ? end : region_end + slack;
-  freed.push_back(Freed{address, freed_end - address, Memory::kPages, nullptr});
+  freed.push_back(Freed{address, freed_end - address, Memory::kPages});
   return absl::OkStatus();
 }
 

@@ -59,12 +59,13 @@ struct Region {
   std::uint64_t first_page() const { return offset / kPageSize; }
 };
 
-// Memory that no region uses any more.
+// Memory that no region uses any more; with P7 also a device's memory of which a mapping has gone.
 struct Freed {
   PoolAddress start = 0;
   std::uint64_t length = 0;  // bytes
   Memory memory = Memory::kPages;
-  std::shared_ptr<const File> file;  // whose memory it is, if it is a device's
+  std::shared_ptr<const File> file = nullptr;  // whose memory it is, if it is a device's
+  bool last = true;                            // no mapping of it is left
 };
 
 // One address space's use of a region.

@@ -25,6 +25,8 @@ struct Profile {
   bool flash_is_shared_only;
   // P5: mmap itself checks that the descriptor is open for reading, before the checks of shared mappings.
   bool checks_read_mode_first;
+  // P7: a driver is told of each mapping that goes; otherwise when the last one of the same memory goes.
+  bool closes_each_mapping;
   // P8: a mapping is as long as asked for; otherwise its length is rounded up to pages.
   bool keeps_exact_length;
 };
@@ -40,6 +42,7 @@ inline constexpr Profile kClassic{
     .faults_wrong_old_length = true,
     .flash_is_shared_only = false,
     .checks_read_mode_first = false,
+    .closes_each_mapping = false,
     .keeps_exact_length = true,
 };
 
@@ -54,6 +57,7 @@ inline constexpr Profile kModern{
     .faults_wrong_old_length = false,
     .flash_is_shared_only = true,
     .checks_read_mode_first = true,
+    .closes_each_mapping = true,
     .keeps_exact_length = false,
 };
 

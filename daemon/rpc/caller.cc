@@ -8,7 +8,7 @@
 
 namespace mapbroker::rpc {
 
-absl::StatusOr<std::shared_ptr<session::Session>> CallerOf(const grpc::ServerContext& context,
+absl::StatusOr<std::shared_ptr<session::Session>> CallerOf(const grpc::ServerContextBase& context,
                                                            const session::SessionTable& sessions) {
   const auto& metadata = context.client_metadata();
   const auto token = metadata.find(kSessionMetadata);

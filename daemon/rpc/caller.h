@@ -11,7 +11,7 @@
 namespace mapbroker::rpc {
 
 // EPERM if the call carries no token, ESRCH if no session has it.
-absl::StatusOr<std::shared_ptr<session::Session>> CallerOf(const grpc::ServerContext& context,
+absl::StatusOr<std::shared_ptr<session::Session>> CallerOf(const grpc::ServerContextBase& context,
                                                            const session::SessionTable& sessions);
 
 }  // namespace mapbroker::rpc

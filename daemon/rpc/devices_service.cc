@@ -50,9 +50,9 @@ grpc::Status DevicesService::Remove(grpc::ServerContext* context, const v1::Remo
 
 grpc::Status DevicesService::Info(grpc::ServerContext*, const v1::DeviceInfoRequest* request,
                                   v1::DeviceInfo* response) {
-  const auto info = broker_.devices().Info(request->name());
-  if (!info.ok()) return ToGrpc(info.status());
-  ToProto(*info, *response);
+  const auto found = broker_.devices().Look(request->name());
+  if (!found.ok()) return ToGrpc(found.status());
+  ToProto(found->info, *response);
   return grpc::Status::OK;
 }
 

@@ -171,7 +171,7 @@ class Harness {
   bool IsContiguous(const backing::Backing& file, std::uint64_t offset, std::uint64_t length) {
     if (length == 0 || length > kPoolPages * kPage || offset % kPage != 0) return false;
     const std::uint64_t rounded = (length + kPage - 1) / kPage * kPage;
-    const auto area = file.GetUnmappedArea(offset, rounded, true);
+    const auto area = file.GetUnmappedArea({.length = rounded, .flags = MAP_SHARED, .offset = offset});
     if (area.ok()) file.Close(*area, rounded);
     return area.ok();
   }

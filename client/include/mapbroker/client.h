@@ -18,6 +18,7 @@
 
 namespace mapbroker {
 
+class Driver;
 class Session;  // the library's own
 
 // How granted memory appears in this process.
@@ -185,6 +186,7 @@ class MAPBROKER_EXPORT Client {
   explicit Client(std::shared_ptr<Impl> impl);
   std::shared_ptr<Impl> impl_;
   friend struct Mapping::Impl;
+  friend class Driver;
 };
 
 }  // namespace mapbroker

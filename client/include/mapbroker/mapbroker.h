@@ -6,6 +6,7 @@
 #define MAPBROKER_MAPBROKER_H_
 
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
 #include <sys/stat.h>
@@ -88,6 +89,43 @@ MAPBROKER_EXPORT int mb_shmget(mb_session* session, key_t key, size_t size, int 
 MAPBROKER_EXPORT void* mb_shmat(mb_session* session, int id, const void* addr, int flags);
 MAPBROKER_EXPORT int mb_shmdt(mb_session* session, const void* addr);
 MAPBROKER_EXPORT int mb_shmctl(mb_session* session, int id, int command, struct shmid_ds* buffer);
+
+// Devices that this process drives (D12). The operations are the kernel's; NULL is one that the driver does not have:
+// without mmap the device cannot be mapped (M8), without get_unmapped_area not directly, without read not as a copy
+// (M10). They are called one at a time on a thread of the library with `context`, and fail with a negative errno: that
+// is the caller's answer, but for -ENOSYS of the first two: then a private mapping becomes a copy if the device has
+// MB_MAP_COPY, and anything else is ENODEV (S10, S11). Offsets and lengths are in bytes.
+enum { MB_MAP_COPY = 1, MB_MAP_DIRECT = 2, MB_READ_MAP = 4, MB_WRITE_MAP = 8, MB_EXEC_MAP = 16 };
+struct mb_driver_operations {
+  // Where the range of the device lies: bytes from the start of the driver's memory.
+  int64_t (*get_unmapped_area)(void* context, uint64_t offset, uint64_t length, int prot, int flags);
+  // A mapping of that memory is about to stand: 0.
+  int (*mmap)(void* context, uint64_t offset, uint64_t length, int prot, int flags, uint64_t memory_offset);
+  // How many bytes of the device are in `buffer` now, 0 at its end.
+  ssize_t (*read)(void* context, uint64_t offset, void* buffer, size_t count);
+  // P7: classic: nobody maps any more what one mmap stood for; modern: one mapping of it has gone.
+  void (*close)(void* context, uint64_t memory_offset, uint64_t length);
+};
+struct mb_driver_options {
+  const char* name;       // "dev:/" and a name without slashes
+  int block;              // a block device; otherwise a character device
+  mode_t mode;            // permission bits
+  unsigned capabilities;  // MB_*; 0: readable, writable, not executable and direct only
+  uint64_t memory;        // bytes of the pool that the device needs, one zeroed run; 0: none
+  uint64_t size;          // bytes that can be read from it; 0: as many as `memory`
+};
+typedef struct mb_driver mb_driver;
+
+// Registers the device, or takes over one of this user whose driver has gone, with its memory as it is. `options` and
+// `operations` are copied. NULL with errno: EEXIST, EBUSY (it has a driver), EPERM, EINVAL, ENOMEM.
+MAPBROKER_EXPORT mb_driver* mb_driver_register(mb_session* session, const struct mb_driver_options* options,
+                                               const struct mb_driver_operations* operations, void* context);
+// The device's memory, writable; NULL if it has none.
+MAPBROKER_EXPORT void* mb_driver_memory(mb_driver* driver);
+// Blocks until the daemon ends the connection: 0 after mb_driver_unregister, -1 with errno otherwise.
+MAPBROKER_EXPORT int mb_driver_wait(mb_driver* driver);
+// The device goes; who has it open or mapped keeps the memory. Before mb_disconnect. NULL is ignored.
+MAPBROKER_EXPORT void mb_driver_unregister(mb_driver* driver);
 
 // The sentence that explains the last failed call of this thread: the rule and what to do instead. Never NULL; valid
 // until the thread's next call.

@@ -95,11 +95,17 @@ absl::Status Devices::Provide(const std::string& scenario_path, const std::strin
   return device.ok() ? device->Pwrite(std::as_bytes(std::span(contents)), 0) : device.status();
 }
 
+void Devices::Expect(const std::string& scenario_path) {
+  const std::string name = scenario_path.substr(scenario_path.find(':') + 1);
+  made_[name] = DeviceName(name);
+}
+
 std::string Devices::RealPath(const std::string& scenario_path) {
   const std::string scheme = SchemeOf(scenario_path), rest = scenario_path.substr(scheme.size() + 1);
   if (const auto mount = mounted_.find(scheme); mount != mounted_.end()) return mount->second + rest;
   if (scheme != "dev") return "";
   const std::string name = WithoutSuffix(rest);
+  if (const auto made = made_.find(name); made != made_.end()) return made->second;
   const Known* const known = Find(name);
   if (known == nullptr) return "";
   const absl::Status status =

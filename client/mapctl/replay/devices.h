@@ -19,6 +19,8 @@ class Devices {
   // Makes what a scenario's path lies on, if it is not there yet; `contents` are a device's. Fails for what cannot be
   // had here.
   absl::Status Provide(const std::string& scenario_path, const std::string& contents);
+  // A process of the scenario is about to make this device.
+  void Expect(const std::string& scenario_path);
   // The daemon's name of a scenario's path, made on first use where nothing need be provided; empty if there is none.
   std::string RealPath(const std::string& scenario_path);
   std::string ScenarioPath(const std::string& real_path) const;

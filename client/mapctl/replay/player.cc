@@ -28,10 +28,26 @@ constexpr std::uint64_t kPage = 4096;
 constexpr char kTmpfs[] = "/tmpfs";
 
 // Operations that a process carries out as they stand, and those that need its names resolved first.
-const std::set<std::string> kPlain{
-    "open",       "close",      "ftruncate", "size",    "unlink",          "set_append_only",
-    "write_file", "read_file",  "mprotect",  "msync",   "mlock",           "munlock",
-    "mlockall",   "munlockall", "mincore",   "madvise", "remap_file_pages"};
+const std::set<std::string> kPlain{"open",
+                                   "close",
+                                   "ftruncate",
+                                   "size",
+                                   "unlink",
+                                   "set_append_only",
+                                   "write_file",
+                                   "read_file",
+                                   "mprotect",
+                                   "msync",
+                                   "mlock",
+                                   "munlock",
+                                   "mlockall",
+                                   "munlockall",
+                                   "mincore",
+                                   "madvise",
+                                   "remap_file_pages",
+                                   "drive",
+                                   "undrive",
+                                   "driver_calls"};
 
 // Contents as scenarios write them: one byte value, a few bytes, or runs of bytes.
 json Contents(const std::string& hex, const json& want) {
@@ -193,6 +209,7 @@ json Player::CarryOut(const Step& step) {
   if (!kPlain.contains(step.op)) return nullptr;
   json order = step.arguments;
   if (order.contains("path")) {
+    if (step.op == "drive") devices_.Expect(order["path"]);
     order["path"] = RealPath(order["path"].get<std::string>());
     if (order["path"] == "") return nullptr;
   }

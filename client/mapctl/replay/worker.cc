@@ -28,6 +28,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "client/mapctl/replay/scenario.h"
+#include "client/mapctl/replay/scripted_driver.h"
 #include "mapbroker/client.h"
 #include "mapbroker/error.h"
 #include "mapbroker/mapbroker.h"
@@ -103,6 +104,9 @@ class Process {
         {"shmat", &Process::Shmat},
         {"shmdt", &Process::Shmdt},
         {"shmctl", &Process::Shmctl},
+        {"drive", &Process::Drive},
+        {"undrive", &Process::Undrive},
+        {"driver_calls", &Process::DriverCalls},
     };
     const std::string op = order.at("op");
     if (const auto found = kOrders.find(op); found != kOrders.end()) return (this->*found->second)(order);
@@ -282,6 +286,16 @@ class Process {
     return {{"ok", true}, {"rows", rows}};
   }
 
+  // D12. "path" names the device, in these three.
+  json Drive(const json& order) {
+    auto driver = ScriptedDriver::Register(client_, order);
+    if (!driver.ok()) return Answer(driver.status());
+    drivers_[order.at("path")] = *std::move(driver);
+    return Done();
+  }
+  json Undrive(const json& order) { return drivers_.erase(order.at("path")) > 0 ? Done() : Failed(ENOENT); }
+  json DriverCalls(const json& order) { return drivers_.at(order.at("path"))->Calls(); }
+
   // U4; the arguments do not matter.
   json NoSuchCall(const std::string& op) {
     int result = 0;
@@ -310,6 +324,7 @@ class Process {
   mb_session* c_session_;
   std::map<std::string, int> fds_;
   std::map<std::string, File> ram_files_;
+  std::map<std::string, std::unique_ptr<ScriptedDriver>> drivers_;  // by the device's name
 };
 
 }  // namespace

@@ -174,7 +174,7 @@ TEST_F(DeviceTest, ABlockDeviceThatIsNoMemoryIsCopied) {
 
 TEST_F(DeviceTest, AFramebufferIsSharedBlankAndNeverCopied) {
   ASSERT_EQ(Create("framebuffer", {{"width", "40"}, {"height", "30"}, {"format", "rgb565"}}), 0);
-  const backing::DeviceInfo info = *broker_->devices().Info("dev:/d");
+  const backing::DeviceInfo info = broker_->devices().Look("dev:/d")->info;
   EXPECT_EQ(info.stat.size, 40u * 30 * 2);
   EXPECT_EQ(info.properties.at("stride"), "80");
   const int fd = Open(root());

@@ -112,8 +112,9 @@ TEST_F(RamFilesTest, FromSizeZeroTheFileGetsOneRunOfZeros) {
   EXPECT_EQ(stat.allocated, 10 * kPage);
   EXPECT_EQ(stat.runs, 1u);
   EXPECT_EQ(Read(*file, 0, 3), std::string(3, '\0'));
-  EXPECT_TRUE(file->GetUnmappedArea(0, 10 * kPage, true).ok());
-  EXPECT_EQ(ErrnoOf(file->GetUnmappedArea(kPage, 10 * kPage, true).status()), ENOSYS);
+  EXPECT_TRUE(file->GetUnmappedArea({.length = 10 * kPage, .flags = MAP_SHARED, .offset = 0}).ok());
+  EXPECT_EQ(ErrnoOf(file->GetUnmappedArea({.length = 10 * kPage, .flags = MAP_SHARED, .offset = kPage}).status()),
+            ENOSYS);
 }
 
 TEST_F(RamFilesTest, WhatCannotBeGatheredChangesNothing) {
@@ -133,8 +134,8 @@ TEST_F(RamFilesTest, AFileGrownLaterHasAHoleThatReadsAsZeros) {
   ASSERT_TRUE(file->node().Grow(3 * kPage).ok());
   EXPECT_EQ(file->node().Stat().allocated, kPage);
   EXPECT_EQ(Read(*file, kPage, 2), std::string(2, '\0'));
-  EXPECT_EQ(ErrnoOf(file->GetUnmappedArea(0, 3 * kPage, true).status()), ENOSYS);
-  EXPECT_TRUE(file->GetUnmappedArea(0, kPage, true).ok());
+  EXPECT_EQ(ErrnoOf(file->GetUnmappedArea({.length = 3 * kPage, .flags = MAP_SHARED, .offset = 0}).status()), ENOSYS);
+  EXPECT_TRUE(file->GetUnmappedArea({.length = kPage, .flags = MAP_SHARED, .offset = 0}).ok());
 }
 
 TEST_F(RamFilesTest, ShrinkingZeroesTheRestOfTheLastPage) {
@@ -149,7 +150,7 @@ TEST_F(RamFilesTest, ShrinkingZeroesTheRestOfTheLastPage) {
 TEST_F(RamFilesTest, HeldPagesOutliveTheirFile) {
   auto file = Open("ram:/a");
   ASSERT_TRUE(Write(*file, 0, std::string(2 * kPage, 'x')).ok());
-  const auto address = file->GetUnmappedArea(0, 2 * kPage, true);
+  const auto address = file->GetUnmappedArea({.length = 2 * kPage, .flags = MAP_SHARED, .offset = 0});
   ASSERT_TRUE(address.ok());
   file->node().Shrink(0);
   EXPECT_EQ(FreePages(), kPages - 2);

@@ -1,0 +1,38 @@
+// The devices that other processes drive.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "daemon/backing/devices.h"
+#include "daemon/backing/driver_device.h"
+
+namespace mapbroker::backing {
+
+// Thread-safe.
+class Drivers {
+ public:
+  // `devices` outlives it.
+  Drivers(Devices& devices, const DeviceEnvironment& environment, std::chrono::milliseconds deadline)
+      : devices_(devices), environment_(environment), deadline_(deadline) {}
+
+  struct Registered {
+    std::shared_ptr<DriverDevice> device;
+    std::shared_ptr<Backing> memory;  // what the driver maps; null if it asked for none
+  };
+  // Makes the device of that name, or takes one over whose driver has gone and had the same owner. Calls may be sent
+  // before this returns. EEXIST, EBUSY (it has a driver), EPERM (another's), EINVAL (name, numbers), ENOMEM.
+  absl::StatusOr<Registered> Register(const DriverSpec& spec, std::shared_ptr<DriverChannel> channel);
+  // The device goes with its driver. Who has it open or mapped keeps it.
+  void Unregister(const DriverDevice& device, const std::string& name);
+
+ private:
+  Devices& devices_;
+  const DeviceEnvironment environment_;
+  const std::chrono::milliseconds deadline_;
+};
+
+}  // namespace mapbroker::backing
