@@ -28,20 +28,23 @@ int ProtOf(const std::string& letters) {
   return prot;
 }
 
-absl::StatusOr<MapOptions> OptionsOf(const MapArguments& arguments) {
+absl::StatusOr<Mapping> MapWith(Client& client, const MapArguments& arguments) {
   MapOptions options{.length = arguments.length,
                      .prot = ProtOf(arguments.prot),
                      .flags = arguments.shared ? MAP_SHARED : MAP_PRIVATE,
                      .offset = arguments.offset};
   if (arguments.anonymous) {
     options.flags |= MAP_ANONYMOUS;
-    return options;
+    return client.Map(options);
   }
-  const absl::StatusOr<FileRange> range = OpenRange(arguments.file, arguments.offset, arguments.length);
+  const bool writable = arguments.shared && (options.prot & PROT_WRITE) != 0;
+  const absl::StatusOr<FileRange> range =
+      OpenRange(client, arguments.file, arguments.offset, arguments.length, writable);
   if (!range.ok()) return range.status();
   options.fd = range->fd;
+  options.file = range->file ? &*range->file : nullptr;
   options.length = range->length;
-  return options;
+  return client.Map(options);
 }
 
 void Print(const Mapping& mapping, bool json) {
@@ -65,11 +68,9 @@ absl::Status Map(const MapArguments& arguments, const Context& context) {
   sigaddset(&stop, SIGTERM);
   if (arguments.hold) pthread_sigmask(SIG_BLOCK, &stop, nullptr);
 
-  const absl::StatusOr<MapOptions> options = OptionsOf(arguments);
-  if (!options.ok()) return options.status();
   absl::StatusOr<Client> client = context.Connect();
   if (!client.ok()) return client.status();
-  absl::StatusOr<Mapping> mapping = client->Map(*options);
+  absl::StatusOr<Mapping> mapping = MapWith(*client, arguments);
   if (!mapping.ok()) return mapping.status();
   Print(*mapping, context.json);
   if (arguments.hold) {
@@ -84,7 +85,7 @@ absl::Status Map(const MapArguments& arguments, const Context& context) {
 void AddMap(CLI::App& program, Context& context) {
   const auto arguments = std::make_shared<MapArguments>();
   CLI::App* map = program.add_subcommand("map", "map a file or anonymous memory and print where it lies in the pool");
-  auto* file = map->add_option("FILE", arguments->file, "the file");
+  auto* file = map->add_option("FILE", arguments->file, "a file, or ram:/NAME, dev:/NAME or mnt:/MOUNT/PATH of the daemon");
   auto* anonymous = map->add_flag("--anonymous", arguments->anonymous, "zeroed memory instead of a file");
   file->excludes(anonymous);
   auto* length =

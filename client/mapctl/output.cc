@@ -21,6 +21,21 @@ absl::Status FileFault(const std::string& path, const std::string& fault) {
   return absl::FailedPreconditionError(absl::StrCat(path, ": ", fault));
 }
 
+// `range` with the length to the file's end, if it has none yet.
+absl::StatusOr<FileRange> ToEnd(FileRange range, const std::string& path, std::uint64_t size) {
+  if (range.length > 0) return range;
+  if (range.offset >= size) {
+    return FileFault(path, size == 0 ? std::string("the file is empty, so there is nothing to map; give --length")
+                                     : absl::StrCat("the file has only ", size, " bytes; give a smaller --offset"));
+  }
+  range.length = size - range.offset;
+  return range;
+}
+
+bool IsOfTheDaemon(const std::string& path) {
+  return path.starts_with("ram:/") || path.starts_with("dev:/") || path.starts_with("mnt:/");
+}
+
 }  // namespace
 
 int Report(const absl::Status& status) {
@@ -35,26 +50,26 @@ int Report(const absl::Status& status) {
   return status.code() == absl::StatusCode::kUnavailable ? kNoDaemon : kRefused;
 }
 
-absl::StatusOr<FileRange> OpenRange(const std::string& path, std::uint64_t offset, std::uint64_t length) {
+absl::StatusOr<FileRange> OpenRange(Client& client, const std::string& path, std::uint64_t offset,
+                                    std::uint64_t length, bool writable) {
+  FileRange range{.fd = -1, .file = {}, .offset = offset, .length = length};
+  if (IsOfTheDaemon(path)) {
+    absl::StatusOr<File> file = client.Open(path, writable ? O_RDWR : O_RDONLY);
+    if (!file.ok()) return file.status();
+    const absl::StatusOr<FileStat> stat = file->Stat();
+    if (!stat.ok()) return stat.status();
+    range.file = *std::move(file);
+    return ToEnd(std::move(range), path, stat->size);
+  }
   // Not blocking: a FIFO without a writer would wait for one.
-  FileRange range{.fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK), .offset = offset, .length = length};
+  range.fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   struct stat stat;
   if (range.fd < 0 || fstat(range.fd, &stat) != 0) {
     return FileFault(path, absl::StrCat(strerrorname_np(errno), ": ", std::strerror(errno)));
   }
-  if (length > 0) return range;
-  if (!S_ISREG(stat.st_mode)) {
-    // The rules say what can be mapped; where they allow it, how much is the caller's to say.
-    range.length = 4096;
-    return range;
-  }
-  const auto size = static_cast<std::uint64_t>(stat.st_size);
-  if (offset >= size) {
-    return FileFault(path, size == 0 ? std::string("the file is empty, so there is nothing to map; give --length")
-                                     : absl::StrCat("the file has only ", size, " bytes; give a smaller --offset"));
-  }
-  range.length = size - offset;
-  return range;
+  // The rules say what else can be mapped; where they allow it, how much is the caller's to say.
+  if (!S_ISREG(stat.st_mode) && length == 0) range.length = 4096;
+  return ToEnd(std::move(range), path, static_cast<std::uint64_t>(stat.st_size));
 }
 
 std::string Address(std::uint64_t address) { return absl::StrFormat("0x%08x", address); }

@@ -18,11 +18,14 @@ struct ReadArguments {
 };
 
 absl::Status Read(const ReadArguments& arguments, const Context& context) {
-  const absl::StatusOr<FileRange> range = OpenRange(arguments.file, arguments.offset, arguments.length);
-  if (!range.ok()) return range.status();
   absl::StatusOr<Client> client = context.Connect();
   if (!client.ok()) return client.status();
-  absl::StatusOr<Mapping> mapping = client->Map({.length = range->length, .fd = range->fd, .offset = range->offset});
+  const absl::StatusOr<FileRange> range = OpenRange(*client, arguments.file, arguments.offset, arguments.length);
+  if (!range.ok()) return range.status();
+  absl::StatusOr<Mapping> mapping = client->Map({.length = range->length,
+                                                 .fd = range->fd,
+                                                 .file = range->file ? &*range->file : nullptr,
+                                                 .offset = range->offset});
   if (!mapping.ok()) return mapping.status();
   const std::span<const std::byte> bytes = mapping->bytes().first(range->length);
   if (!context.json) return WriteAll(STDOUT_FILENO, bytes);
@@ -39,7 +42,7 @@ absl::Status Read(const ReadArguments& arguments, const Context& context) {
 void AddRead(CLI::App& program, Context& context) {
   const auto arguments = std::make_shared<ReadArguments>();
   CLI::App* read = program.add_subcommand("read", "write what a shared copy of FILE holds to standard output");
-  read->add_option("FILE", arguments->file, "the file")->required();
+  read->add_option("FILE", arguments->file, "a file, or ram:/NAME, dev:/NAME or mnt:/MOUNT/PATH of the daemon")->required();
   read->add_option("--length", arguments->length, "bytes (default: to the end of the file)")->transform(Bytes());
   read->add_option("--offset", arguments->offset, "bytes from the start of the file, a multiple of the page size")
       ->transform(Bytes());

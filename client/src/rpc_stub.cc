@@ -32,6 +32,9 @@ absl::Status FromGrpc(const grpc::Status& status) {
   if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
     return NoDaemon(ECONNRESET, "the daemon does not answer: it was stopped; connect anew when it is back");
   }
+  if (status.error_code() == grpc::StatusCode::CANCELLED) {
+    return NoDaemon(ECONNRESET, "the daemon has cut the connection: it stops, or its calls were not taken");
+  }
   return MakeStatus(EIO, absl::StrCat("gRPC: ", status.error_message()));
 }
 

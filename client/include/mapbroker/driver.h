@@ -28,13 +28,13 @@ struct DriverOptions {
   bool block = false;  // a block device; otherwise a character device
   mode_t mode = 0600;  // permission bits
   // By default readable, writable, not executable and direct only.
-  std::optional<unsigned> capabilities;
+  std::optional<unsigned> capabilities = std::nullopt;
   // Bytes of the pool that the device needs, one zeroed run; 0: none.
   std::uint64_t memory = 0;
   // Bytes that can be read from it; 0: as many as `memory`.
   std::uint64_t size = 0;
   // What `mapctl device info` shows; width, height, stride and format let `mapctl screenshot` read a frame buffer.
-  std::map<std::string, std::string> properties;
+  std::map<std::string, std::string> properties = {};
 };
 
 // What is to be mapped.
@@ -86,8 +86,8 @@ class MAPBROKER_EXPORT Driver {
   std::span<std::byte> memory() const;
   // What was mapped already when the device was taken over.
   const std::vector<DriverArea>& areas() const;
-  // Blocks until the daemon ends the connection, and says why: EPROTO, ENOBUFS, ECONNRESET (the daemon has gone). OK
-  // once Unregister was called.
+  // Blocks until the daemon ends the connection, and says why: EPROTO, ECONNRESET (the daemon has gone or has cut it
+  // off). OK once Unregister was called.
   absl::Status Wait();
   // The device goes, and no operation is called any more; who has it open or mapped keeps the memory.
   void Unregister();
