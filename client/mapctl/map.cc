@@ -85,7 +85,8 @@ absl::Status Map(const MapArguments& arguments, const Context& context) {
 void AddMap(CLI::App& program, Context& context) {
   const auto arguments = std::make_shared<MapArguments>();
   CLI::App* map = program.add_subcommand("map", "map a file or anonymous memory and print where it lies in the pool");
-  auto* file = map->add_option("FILE", arguments->file, "a file, or ram:/NAME, dev:/NAME or mnt:/MOUNT/PATH of the daemon");
+  auto* file =
+      map->add_option("FILE", arguments->file, "a file, or ram:/NAME, dev:/NAME or mnt:/MOUNT/PATH of the daemon");
   auto* anonymous = map->add_flag("--anonymous", arguments->anonymous, "zeroed memory instead of a file");
   file->excludes(anonymous);
   auto* length =

@@ -4,8 +4,8 @@
 #include <CLI/CLI.hpp>
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "absl/status/status.h"
@@ -42,17 +42,17 @@ int Report(const absl::Status& status);
 
 // What of a file is to be mapped.
 struct FileRange {
-  int fd = -1;              // a host file
+  int fd = -1;                    // a host file
   std::optional<File> file = {};  // instead of it, a file of the daemon
-  std::uint64_t offset = 0;  // bytes
-  std::uint64_t length = 0;  // bytes
+  std::uint64_t offset = 0;       // bytes
+  std::uint64_t length = 0;       // bytes
 };
 
 // Opens FILE: "ram:/...", "dev:/..." and "mnt:/..." are the daemon's, writable if asked for, anything else is a host
-// file, opened for reading. `length` 0 means to its end. Refuses what cannot be opened and what is empty, with one clear
-// line. The descriptor stays open as long as the program runs.
-absl::StatusOr<FileRange> OpenRange(Client& client, const std::string& path, std::uint64_t offset,
-                                    std::uint64_t length, bool writable = false);
+// file, opened for reading. `length` 0 means to its end. Refuses what cannot be opened and what is empty, with one
+// clear line. The descriptor stays open as long as the program runs.
+absl::StatusOr<FileRange> OpenRange(Client& client, const std::string& path, std::uint64_t offset, std::uint64_t length,
+                                    bool writable = false);
 
 // "0x" and at least 8 hexadecimal digits.
 std::string Address(std::uint64_t address);

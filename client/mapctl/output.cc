@@ -50,8 +50,8 @@ int Report(const absl::Status& status) {
   return status.code() == absl::StatusCode::kUnavailable ? kNoDaemon : kRefused;
 }
 
-absl::StatusOr<FileRange> OpenRange(Client& client, const std::string& path, std::uint64_t offset,
-                                    std::uint64_t length, bool writable) {
+absl::StatusOr<FileRange> OpenRange(Client& client, const std::string& path, std::uint64_t offset, std::uint64_t length,
+                                    bool writable) {
   FileRange range{.fd = -1, .file = {}, .offset = offset, .length = length};
   if (IsOfTheDaemon(path)) {
     absl::StatusOr<File> file = client.Open(path, writable ? O_RDWR : O_RDONLY);

@@ -42,7 +42,8 @@ absl::Status Read(const ReadArguments& arguments, const Context& context) {
 void AddRead(CLI::App& program, Context& context) {
   const auto arguments = std::make_shared<ReadArguments>();
   CLI::App* read = program.add_subcommand("read", "write what a shared copy of FILE holds to standard output");
-  read->add_option("FILE", arguments->file, "a file, or ram:/NAME, dev:/NAME or mnt:/MOUNT/PATH of the daemon")->required();
+  read->add_option("FILE", arguments->file, "a file, or ram:/NAME, dev:/NAME or mnt:/MOUNT/PATH of the daemon")
+      ->required();
   read->add_option("--length", arguments->length, "bytes (default: to the end of the file)")->transform(Bytes());
   read->add_option("--offset", arguments->offset, "bytes from the start of the file, a multiple of the page size")
       ->transform(Bytes());

@@ -208,7 +208,7 @@ absl::StatusOr<nommu::PoolAddress> DriverDevice::GetUnmappedArea(const nommu::Ma
                   .flags = request.flags};
   absl::StatusOr<DriverAnswer> area = Ask(call);
   if (!area.ok()) return area.status();
-  if (area->memory_offset >= room() ||
+  if (area->memory_offset % nommu::kPageSize != 0 || area->memory_offset >= room() ||
       request.length > nommu::PagesOf(room()) * nommu::kPageSize - area->memory_offset) {
     return Nonsense(absl::StrCat("an area of ", request.length, " bytes at ", area->memory_offset, " of its ", room(),
                                  " bytes of memory"));

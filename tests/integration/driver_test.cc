@@ -33,11 +33,8 @@ class Drivers : public ::testing::Test {
   }
   absl::StatusOr<Mapping> MapShared(Client& client, const File& device, std::uint64_t offset = 0,
                                     std::uint64_t length = kPage) {
-    return client.Map({.length = length,
-                       .prot = PROT_READ | PROT_WRITE,
-                       .flags = MAP_SHARED,
-                       .file = &device,
-                       .offset = offset});
+    return client.Map(
+        {.length = length, .prot = PROT_READ | PROT_WRITE, .flags = MAP_SHARED, .file = &device, .offset = offset});
   }
   // Once the daemon has seen that the driver is no more.
   void WaitUntilGone() {

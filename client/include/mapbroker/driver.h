@@ -56,7 +56,8 @@ struct DriverArea {
 // the caller's answer: make it with DriverError. ENOSYS means that the driver does not want to handle the call: a
 // private mapping becomes a copy if the device has kMapCopy, anything else is ENODEV (S10, S11).
 struct DriverOperations {
-  // Where the range lies, in bytes from the start of the driver's memory. Without it nothing is mapped directly.
+  // Where the range lies, in bytes from the start of the driver's memory, a multiple of the page size. Without it
+  // nothing is mapped directly.
   std::function<absl::StatusOr<std::uint64_t>(const DriverRequest&)> get_unmapped_area;
   // A mapping of the area is about to stand. Without it the device cannot be mapped.
   std::function<absl::Status(const DriverRequest&, const DriverArea&)> mmap;

@@ -97,7 +97,7 @@ MAPBROKER_EXPORT int mb_shmctl(mb_session* session, int id, int command, struct 
 // MB_MAP_COPY, and anything else is ENODEV (S10, S11). Offsets and lengths are in bytes.
 enum { MB_MAP_COPY = 1, MB_MAP_DIRECT = 2, MB_READ_MAP = 4, MB_WRITE_MAP = 8, MB_EXEC_MAP = 16 };
 struct mb_driver_operations {
-  // Where the range of the device lies: bytes from the start of the driver's memory.
+  // Where the range of the device lies: bytes from the start of the driver's memory, a multiple of the page size.
   int64_t (*get_unmapped_area)(void* context, uint64_t offset, uint64_t length, int prot, int flags);
   // A mapping of that memory is about to stand: 0.
   int (*mmap)(void* context, uint64_t offset, uint64_t length, int prot, int flags, uint64_t memory_offset);
