@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -20,17 +21,22 @@ struct Geometry {
   std::string format;
 };
 
+// Of a frame buffer of the daemon, or of a driver that says the same of its device and need not be right.
 absl::StatusOr<Geometry> GeometryOf(const DeviceInfo& info) {
+  static const std::map<std::string, std::uint64_t> kPixelBytes{{"xrgb8888", 4}, {"rgb565", 2}, {"gray8", 1}};
   Geometry geometry;
-  const auto number = [&](const char* name, std::uint32_t& value) {
+  const auto text = [&](const char* name) {
     const auto found = info.properties.find(name);
-    return found != info.properties.end() && absl::SimpleAtoi(found->second, &value);
+    return found == info.properties.end() ? std::string() : found->second;
   };
-  if (info.kind != "framebuffer" || !number("width", geometry.width) || !number("height", geometry.height) ||
-      !number("stride", geometry.stride) || info.size < std::uint64_t{geometry.stride} * geometry.height) {
+  const auto pixel = kPixelBytes.find(text("format"));
+  if (pixel == kPixelBytes.end() || !absl::SimpleAtoi(text("width"), &geometry.width) ||
+      !absl::SimpleAtoi(text("height"), &geometry.height) || !absl::SimpleAtoi(text("stride"), &geometry.stride) ||
+      geometry.width == 0 || geometry.height == 0 || geometry.stride < geometry.width * pixel->second ||
+      info.size < std::uint64_t{geometry.stride} * geometry.height) {
     return absl::FailedPreconditionError(absl::StrCat(info.name, " is no frame buffer"));
   }
-  geometry.format = info.properties.at("format");
+  geometry.format = pixel->first;
   return geometry;
 }
 
