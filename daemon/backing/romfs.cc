@@ -2,7 +2,10 @@
 // lie in one piece.
 #include <algorithm>
 #include <cerrno>
+#include <map>
+#include <memory>
 #include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -52,6 +55,10 @@ class Reader {
   absl::StatusOr<ImageFiles> Read() {
     if (absl::Status status = ReadSuperblock(); !status.ok()) return status;
     if (absl::Status status = ReadDirectory(first_header_, "", 0); !status.ok()) return status;
+    // Other names of regular files; of anything else there is nothing to map.
+    for (const auto& [path, header] : links_) {
+      if (const auto file = regular_.find(header); file != regular_.end()) files_[path] = file->second;
+    }
     return std::move(files_);
   }
 
@@ -145,9 +152,12 @@ class Reader {
         break;
       case kRegular:
         if (data > size_ || size > size_ - data) return Broken(offset, "a file goes past the end of the image");
-        files_[full] = std::make_shared<RomfsFile>(device_, data, size, (next & 8) != 0);
+        files_[full] = regular_[offset] = std::make_shared<RomfsFile>(device_, data, size, (next & 8) != 0);
         break;
-      default:  // links and special files: nothing to map
+      case kHardLink:
+        links_[full] = info;
+        break;
+      default:  // symbolic links and special files: nothing to map
         break;
     }
     return next & ~15u;
@@ -158,6 +168,8 @@ class Reader {
   std::uint64_t first_header_ = 0;
   std::set<std::uint64_t> seen_;
   ImageFiles files_;
+  std::map<std::string, std::uint64_t> links_;                   // the offset of the linked file's header, by path
+  std::map<std::uint64_t, std::shared_ptr<ImageFile>> regular_;  // by the offset of its header
 };
 
 }  // namespace
