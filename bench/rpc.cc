@@ -1,27 +1,19 @@
 // Mmap of a range that is shared already against a call that does nothing, and how it grows with what is mapped.
 #include <fcntl.h>
-#include <grpcpp/grpcpp.h>
 
-#include <chrono>
 #include <functional>
 
 #include "bench/daemon_under_test.h"
+#include "bench/noop_client.h"
 #include "bench/report.h"
 #include "client/src/handoff.h"
 #include "client/src/rpc_stub.h"
-#include "noop.grpc.pb.h"
 
 namespace mapbroker::bench {
 namespace {
 
 constexpr int kRounds = 60;  // the two sides take turns, so that both see the same machine
 constexpr int kCallsPerRound = 100;
-
-double Microseconds(const std::function<void()>& call) {
-  const auto start = std::chrono::steady_clock::now();
-  call();
-  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
-}
 
 [[noreturn]] void Die(const absl::Status& status) {
   std::fprintf(stderr, "bench: %s\n", std::string(status.message()).c_str());
@@ -77,29 +69,6 @@ class RawSession {
   int live_ = 1;
 };
 
-class NoopClient {
- public:
-  explicit NoopClient(const std::string& socket)
-      : stub_(Noop::NewStub(grpc::CreateChannel("unix:" + socket, grpc::InsecureChannelCredentials()))) {
-    while (!Call()) std::this_thread::yield();
-  }
-  bool Call() {
-    grpc::ClientContext context;
-    NoopMessage response;
-    return stub_->Call(&context, NoopMessage(), &response).ok();
-  }
-  // Adds the times of as many calls as MapShared, with one that is not timed after each as there.
-  void Call(std::vector<double>& times) {
-    for (int i = 0; i < kCallsPerRound; ++i) {
-      times.push_back(Microseconds([&] { Call(); }));
-      Call();
-    }
-  }
-
- private:
-  std::unique_ptr<Noop::Stub> stub_;
-};
-
 // The medians of two sides that take turns, after one round that does not count.
 std::pair<double, double> Compare(const std::function<void(std::vector<double>&)>& ours,
                                   const std::function<void(std::vector<double>&)>& baseline) {
@@ -123,7 +92,7 @@ void CompareWithNoop() {
   NoopClient noop(socket);
   RawSession session(daemon.dir());
   const auto [ours, baseline] =
-      Compare([&](auto& times) { session.MapShared(times); }, [&](auto& times) { noop.Call(times); });
+      Compare([&](auto& times) { session.MapShared(times); }, [&](auto& times) { noop.Call(times, kCallsPerRound); });
   Report("shared Mmap over gRPC, p50, against a no-op call", ours, baseline, "us");
 }
 
