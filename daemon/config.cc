@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <cerrno>
 #include <iostream>
+#include <limits>
 #include <set>
 #include <utility>
 
@@ -91,14 +92,17 @@ constexpr Key kStringKeys[] = {
 struct LimitKey {
   const char* name;
   std::uint64_t& (*in)(Limits&);
+  std::int64_t most = std::numeric_limits<std::int64_t>::max();
 };
+
+constexpr std::int64_t kHourInMs = 3'600'000;
 
 constexpr LimitKey kLimitKeys[] = {
     {"max_map_count", [](Limits& limits) -> std::uint64_t& { return limits.map.max_map_count; }},
     {"nr_trim_pages", [](Limits& limits) -> std::uint64_t& { return limits.nr_trim_pages; }},
     {"shmmax", [](Limits& limits) -> std::uint64_t& { return limits.sysv.shmmax; }},
     {"shmall", [](Limits& limits) -> std::uint64_t& { return limits.sysv.shmall; }},
-    {"driver_deadline_ms", [](Limits& limits) -> std::uint64_t& { return limits.driver_deadline_ms; }},
+    {"driver_deadline_ms", [](Limits& limits) -> std::uint64_t& { return limits.driver_deadline_ms; }, kHourInMs},
     {"shmmni", [](Limits& limits) -> std::uint64_t& { return limits.sysv.shmmni; }},
 };
 
@@ -107,6 +111,7 @@ absl::Status ApplyLimit(const std::string& name, const toml::node& value, Limits
     if (name != key.name) continue;
     const auto number = value.value_exact<std::int64_t>();
     if (!number || *number < 0) return Invalid(absl::StrCat("limits.", name, " is a whole number, 0 or more"));
+    if (*number > key.most) return Invalid(absl::StrCat("limits.", name, " is at most ", key.most));
     key.in(limits) = static_cast<std::uint64_t>(*number);
     return absl::OkStatus();
   }

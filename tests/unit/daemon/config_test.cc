@@ -55,6 +55,7 @@ TEST_F(ConfigFileTest, SetsEverythingThatCanBeSet) {
     max_map_count = 10
     nr_trim_pages = 0
     shmmni = 7
+    driver_deadline_ms = 250
   )")
                   .ok());
   EXPECT_EQ(config_.runtime_dir, "/run/other");
@@ -68,6 +69,7 @@ TEST_F(ConfigFileTest, SetsEverythingThatCanBeSet) {
   EXPECT_EQ(config_.limits.map.max_map_count, 10u);
   EXPECT_EQ(config_.limits.nr_trim_pages, 0u);
   EXPECT_EQ(config_.limits.sysv.shmmni, 7u);
+  EXPECT_EQ(config_.limits.driver_deadline_ms, 250u);
 }
 
 TEST_F(ConfigFileTest, MistakesAreNamedWithFileAndLine) {
@@ -77,6 +79,8 @@ TEST_F(ConfigFileTest, MistakesAreNamedWithFileAndLine) {
   EXPECT_EQ(Complaint("[sockets]\nmode = \"999\"\n"), path_ + ":2: socket mode \"999\" is not octal, like \"0660\"");
   EXPECT_EQ(Complaint("[limits]\nshmmni = -1\n"), path_ + ":2: limits.shmmni is a whole number, 0 or more");
   EXPECT_EQ(Complaint("[limits]\nshmmni = \"1\"\n"), path_ + ":2: limits.shmmni is a whole number, 0 or more");
+  EXPECT_EQ(Complaint("[limits]\ndriver_deadline_ms = 3600001\n"),
+            path_ + ":2: limits.driver_deadline_ms is at most 3600000");
   EXPECT_EQ(Complaint("[limits]\nhands = 2\n"), path_ + ":2: unknown key limits.hands");
   EXPECT_EQ(Complaint("x = \n").substr(0, path_.size() + 2), path_ + ":1");
 }
