@@ -18,6 +18,7 @@ int main(int argc, char** argv) {
   program.add_flag("--json", context.json, "print JSON for programs");
   program.footer("Exit status: 0 done, 1 refused, 2 wrong usage, 3 no daemon.");
   AddDevice(program, context);
+  AddExec(program, context);
   AddExplain(program, context);
   AddMap(program, context);
   AddRam(program, context);

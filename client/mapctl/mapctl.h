@@ -27,6 +27,7 @@ struct Context {
 };
 
 void AddDevice(CLI::App& program, Context& context);
+void AddExec(CLI::App& program, Context& context);
 void AddExplain(CLI::App& program, Context& context);
 void AddMap(CLI::App& program, Context& context);
 void AddMaps(CLI::App& program, Context& context);

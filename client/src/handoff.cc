@@ -6,6 +6,8 @@
 
 #include <cerrno>
 #include <cstring>
+#include <set>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "client/src/status.h"
@@ -23,7 +25,36 @@ std::string WhyNoDaemon(int error) {
   return std::strerror(error);
 }
 
+// All of this process, and of its parent if it was forked.
+struct Open {
+  shm::Mutex mutex;
+  std::set<const Handoff*> handoffs ABSL_GUARDED_BY(mutex);
+};
+Open& AllOpen() {
+  static Open* const open = new Open;  // never destroyed: sessions may outlive main
+  return *open;
+}
+
 }  // namespace
+
+Handoff::Handoff(shm::UniqueFd socket) : socket_(std::move(socket)), pid_(getpid()) {
+  shm::MutexLock lock(AllOpen().mutex);
+  AllOpen().handoffs.insert(this);
+}
+
+Handoff::~Handoff() {
+  shm::MutexLock lock(AllOpen().mutex);
+  AllOpen().handoffs.erase(this);
+}
+
+std::vector<int> Handoff::OpenSockets() {
+  std::vector<int> sockets;
+  shm::MutexLock lock(AllOpen().mutex);
+  for (const Handoff* handoff : AllOpen().handoffs) {
+    if (handoff->pid_ == getpid()) sockets.push_back(handoff->socket_.get());
+  }
+  return sockets;
+}
 
 absl::StatusOr<std::unique_ptr<Handoff>> Handoff::Connect(const std::string& runtime_dir) {
   sockaddr_un address{};

@@ -5,7 +5,7 @@
 
 #include <memory>
 #include <string>
-#include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "mapbroker/v1/handoff.pb.h"
@@ -31,8 +31,13 @@ class Handoff {
   // Ends the session.
   absl::Status Goodbye();
 
+  ~Handoff();
+
+  // The sockets of all sessions that this process has open; they stay their owners'.
+  static std::vector<int> OpenSockets();
+
  private:
-  explicit Handoff(shm::UniqueFd socket) : socket_(std::move(socket)), pid_(getpid()) {}
+  explicit Handoff(shm::UniqueFd socket);
   absl::StatusOr<v1::HandoffReply> Exchange(const v1::HandoffRequest& request, int fd = -1,
                                             shm::UniqueFd* received = nullptr);
 

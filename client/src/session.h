@@ -68,6 +68,7 @@ class Session {
   // Where the whole pool is attached; null if it is not.
   std::byte* pool_base() const { return whole_pool_ == nullptr ? nullptr : whole_pool_->At(0); }
   const v1::Welcome& welcome() const { return welcome_; }
+  int pool() const { return pool_.get(); }
   RpcStub& stub() { return *stub_; }
 
  private:

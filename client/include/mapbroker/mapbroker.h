@@ -127,6 +127,13 @@ MAPBROKER_EXPORT int mb_driver_wait(mb_driver* driver);
 // The device goes; who has it open or mapped keeps the memory. Before mb_disconnect. NULL is ignored.
 MAPBROKER_EXPORT void mb_driver_unregister(mb_driver* driver);
 
+// execve(2) out of the pool (X4): the program at `path`, linked -static-pie, whose text is shared with all processes
+// that run it so, and whose data and stack are mappings of this process; with the daemon that MAPBROKER_RUNTIME_DIR
+// names, else /run/mapbroker. Everything else that this process has mapped goes. Returns only on failure, -1 with
+// errno: ENOEXEC (mb_strerror has the reason), EACCES, ENOENT, E2BIG (more than half of the stack), ENOMEM,
+// ECONNREFUSED. Not for a child of fork or vfork: start `mapctl exec` by posix_spawn there.
+MAPBROKER_EXPORT int mb_exec(const char* path, char* const argv[], char* const envp[]);
+
 // The sentence that explains the last failed call of this thread: the rule and what to do instead. Never NULL; valid
 // until the thread's next call.
 MAPBROKER_EXPORT const char* mb_strerror(void);
