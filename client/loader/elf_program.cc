@@ -87,10 +87,12 @@ class Parser {
   explicit Parser(const ProgramFile& file) : file_(file) {}
 
   absl::StatusOr<ElfProgram> Parse(std::uint64_t stack_size) {
-    for (const auto step : {&Parser::ReadIdentification, &Parser::ReadFileHeader, &Parser::ReadProgramHeaders,
-                            &Parser::CheckSegments, &Parser::CheckEntry}) {
-      if (absl::Status status = (this->*step)(); !status.ok()) return status;
-    }
+    absl::Status status = ReadIdentification();
+    if (status.ok()) status = ReadFileHeader();
+    if (status.ok()) status = ReadProgramHeaders();
+    if (status.ok()) status = CheckSegments();
+    if (status.ok()) status = CheckEntry();
+    if (!status.ok()) return status;
     MapFileParts();
     MapZeros();
     MapStack(stack_size);
@@ -160,7 +162,7 @@ class Parser {
     if (!file_.read(table_, bytes)) return Reason("its program headers cannot be read");
     const std::size_t size = table_size_ / program_.program_header_count;
     for (std::size_t at = 0; at < table_size_; at += size) {
-      const Fields fields(std::span(bytes).subspan(at, size), program_.is_64_bit, program_.big_endian);
+      const Fields fields(std::span<const std::byte>(bytes).subspan(at, size), program_.is_64_bit, program_.big_endian);
       const Header header{
           .type = fields.Word(0),
           .flags = fields.Word(program_.is_64_bit ? offsetof(Elf64_Phdr, p_flags) : offsetof(Elf32_Phdr, p_flags)),

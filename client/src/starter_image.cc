@@ -11,6 +11,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/status/statusor.h"
 #include "client/src/status.h"
 #include "shm_backend/unique_fd.h"
 
