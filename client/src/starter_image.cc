@@ -10,8 +10,8 @@
 #include <cstring>
 #include <string>
 
-#include "absl/strings/str_cat.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "client/src/status.h"
 #include "shm_backend/unique_fd.h"
 
