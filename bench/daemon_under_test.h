@@ -22,11 +22,12 @@ namespace mapbroker::bench {
 // A child process, killed at the end.
 class Child {
  public:
-  explicit Child(std::vector<std::string> command) {
+  // `actions`: on its descriptors, done before it runs.
+  explicit Child(std::vector<std::string> command, const posix_spawn_file_actions_t* actions = nullptr) {
     std::vector<char*> argv;
     for (std::string& word : command) argv.push_back(word.data());
     argv.push_back(nullptr);
-    if (posix_spawn(&pid_, argv[0], nullptr, nullptr, argv.data(), environ) != 0) {
+    if (posix_spawn(&pid_, argv[0], actions, nullptr, argv.data(), environ) != 0) {
       std::perror(argv[0]);
       std::exit(EXIT_FAILURE);
     }
@@ -37,6 +38,8 @@ class Child {
   }
   Child(const Child&) = delete;
   Child& operator=(const Child&) = delete;
+
+  pid_t pid() const { return pid_; }
 
  private:
   pid_t pid_ = 0;
