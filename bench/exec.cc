@@ -22,7 +22,8 @@ double OwnBytes(pid_t pid) {
   bool is_pool = false;
   for (std::string line; std::getline(smaps, line);) {
     // A line that begins with a lower-case hexadecimal address names the next mapping.
-    if (std::isupper(static_cast<unsigned char>(line[0])) == 0) is_pool = line.find("memfd:mapbroker-pool") != line.npos;
+    if (std::isupper(static_cast<unsigned char>(line[0])) == 0)
+      is_pool = line.find("memfd:mapbroker-pool") != line.npos;
     if (line.starts_with("Pss:") && !is_pool) kib += std::stod(line.substr(4));
   }
   return kib * 1024;

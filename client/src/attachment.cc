@@ -62,7 +62,13 @@ Attachment::Attachment(ipc::mapped_region region, std::uint64_t first) : region_
   madvise(region_.get_address(), region_.get_size(), MADV_DONTFORK);
 }
 
+Attachment::~Attachment() {
+  // In a forked child nothing is attached there, or what the child itself has attached since.
+  if (!mark_.IsHere()) static_cast<void>(new ipc::mapped_region(std::move(region_)));
+}
+
 void Attachment::DetachPart(std::uint64_t address, std::uint64_t length) {
+  if (!mark_.IsHere()) return;
   // Atomically replaces the pool's pages by nothing; cannot fail but for lack of kernel memory, and then the pages
   // stay.
   mmap(At(address), length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);

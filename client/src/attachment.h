@@ -8,13 +8,18 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "client/src/space_mark.h"
 #include "mapbroker/v1/handoff.pb.h"
 
 namespace mapbroker {
 
-// Detaches when destroyed. Forked children do not inherit the memory: the broker knows nothing of them.
+// Detaches when destroyed. Forked children do not inherit the memory: the broker knows nothing of them (X1).
 class Attachment {
  public:
+  ~Attachment();
+  Attachment(const Attachment&) = delete;
+  Attachment& operator=(const Attachment&) = delete;
+
   // Attaches `length` bytes at pool address `address` for `prot` (PROT_*). ENOMEM if this process has no room.
   static absl::StatusOr<std::unique_ptr<Attachment>> Region(int pool, const v1::Welcome& welcome, std::uint64_t address,
                                                             std::uint64_t length, int prot);
@@ -34,6 +39,7 @@ class Attachment {
   Attachment(boost::interprocess::mapped_region region, std::uint64_t first);
 
   boost::interprocess::mapped_region region_;
+  SpaceMark mark_;
   std::uint64_t first_;  // pool address of its first byte
 };
 

@@ -56,7 +56,9 @@ struct Driver::Impl {
 };
 
 absl::Status Driver::Impl::Start(const DriverOptions& options) {
-  stream = session->stub().Drive();
+  absl::StatusOr<std::unique_ptr<DriverStream>> opened = session->stub().Drive();
+  if (!opened.ok()) return opened.status();
+  stream = *std::move(opened);
   v1::FromDriver message;
   v1::RegisterDriver& request = *message.mutable_register_();
   request.set_name(options.name);

@@ -4,6 +4,7 @@
 #include <sys/time.h>
 #include <sys/un.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <set>
@@ -25,19 +26,27 @@ std::string WhyNoDaemon(int error) {
   return std::strerror(error);
 }
 
-// All of this process, and of its parent if it was forked.
+// All of one address space.
 struct Open {
+  const SpaceMark mark;
   shm::Mutex mutex;
   std::set<const Handoff*> handoffs ABSL_GUARDED_BY(mutex);
 };
+// Never destroyed: sessions may outlive main. A forked child gets its own, since another thread may have held the
+// mutex of its parent's.
 Open& AllOpen() {
-  static Open* const open = new Open;  // never destroyed: sessions may outlive main
+  static std::atomic<Open*> present = nullptr;
+  Open* open = present.load();
+  while (open == nullptr || !open->mark.IsHere()) {
+    auto fresh = std::make_unique<Open>();
+    if (present.compare_exchange_strong(open, fresh.get())) return *fresh.release();
+  }
   return *open;
 }
 
 }  // namespace
 
-Handoff::Handoff(shm::UniqueFd socket) : socket_(std::move(socket)), pid_(getpid()) {
+Handoff::Handoff(shm::UniqueFd socket) : socket_(std::move(socket)) {
   shm::MutexLock lock(AllOpen().mutex);
   AllOpen().handoffs.insert(this);
 }
@@ -50,9 +59,7 @@ Handoff::~Handoff() {
 std::vector<int> Handoff::OpenSockets() {
   std::vector<int> sockets;
   shm::MutexLock lock(AllOpen().mutex);
-  for (const Handoff* handoff : AllOpen().handoffs) {
-    if (handoff->pid_ == getpid()) sockets.push_back(handoff->socket_.get());
-  }
+  for (const Handoff* handoff : AllOpen().handoffs) sockets.push_back(handoff->socket_.get());
   return sockets;
 }
 
@@ -77,9 +84,7 @@ absl::StatusOr<std::unique_ptr<Handoff>> Handoff::Connect(const std::string& run
 }
 
 absl::StatusOr<v1::HandoffReply> Handoff::Exchange(const v1::HandoffRequest& request, int fd, shm::UniqueFd* received) {
-  if (getpid() != pid_) {
-    return MakeStatus(EINVAL, "a forked child has no session: connect anew, or use vfork or posix_spawn", "X1");
-  }
+  if (absl::Status status = mark_.Check(); !status.ok()) return status;
   shm::MutexLock lock(mutex_);
   v1::HandoffReply reply;
   int error = SendHandoffPacket(socket_.get(), request, fd);

@@ -8,14 +8,15 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "client/src/space_mark.h"
 #include "mapbroker/v1/handoff.pb.h"
 #include "shm_backend/mutex.h"
 #include "shm_backend/unique_fd.h"
 
 namespace mapbroker {
 
-// Thread-safe. Belongs to the process that made it: in a forked child every exchange is refused, and nothing is said
-// that the parent's session would take for its own (X1).
+// Thread-safe. Belongs to the address space that it was made in: in a forked child every exchange is refused, and
+// nothing is said that the parent's session would take for its own (X1).
 class Handoff {
  public:
   // Connects to the daemon of `runtime_dir`; nothing is said yet.
@@ -43,7 +44,7 @@ class Handoff {
 
   shm::Mutex mutex_;  // one exchange at a time
   const shm::UniqueFd socket_;
-  const pid_t pid_;
+  const SpaceMark mark_;
 };
 
 }  // namespace mapbroker

@@ -10,6 +10,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "client/src/space_mark.h"
 #include "client/src/status.h"
 #include "mapbroker/v1/devices.grpc.pb.h"
 #include "mapbroker/v1/drivers.grpc.pb.h"
@@ -57,6 +58,7 @@ class GrpcDriverStream final : public DriverStream {
 }  // namespace
 
 struct RpcStub::Channel {
+  const SpaceMark mark;
   std::string hex_token;
   std::unique_ptr<v1::Devices::Stub> devices;
   std::unique_ptr<v1::Drivers::Stub> drivers;
@@ -69,6 +71,7 @@ struct RpcStub::Channel {
   absl::StatusOr<Response> Call(Stub& stub,
                                 grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
                                 const Request& request) const {
+    if (absl::Status status = mark.Check(); !status.ok()) return status;
     grpc::ClientContext context;
     context.AddMetadata(kSessionMetadata, hex_token);
     Response response;
@@ -82,6 +85,7 @@ struct RpcStub::Channel {
   absl::Status Read(Stub& stub,
                     std::unique_ptr<grpc::ClientReader<Response>> (Stub::*method)(grpc::ClientContext*, const Request&),
                     const Request& request, const std::function<bool(const Response&)>& take) const {
+    if (absl::Status status = mark.Check(); !status.ok()) return status;
     grpc::ClientContext context;
     const auto reader = (stub.*method)(&context, request);
     Response response;
@@ -111,7 +115,10 @@ RpcStub::RpcStub(const std::string& runtime_dir, const std::string& token) : cha
   channel_->sysv_shm = v1::SysvShm::NewStub(channel);
 }
 
-RpcStub::~RpcStub() = default;
+RpcStub::~RpcStub() {
+  // gRPC's threads are not in a forked child, so that there is nobody to take the channel down.
+  if (!channel_->mark.IsHere()) static_cast<void>(channel_.release());
+}
 
 absl::StatusOr<v1::MmapResponse> RpcStub::Mmap(const v1::MmapRequest& request) {
   return channel_->Call(*channel_->memory, &v1::Memory::Stub::Mmap, request);
@@ -205,7 +212,8 @@ absl::Status RpcStub::Unmount(const v1::UnmountRequest& request) {
   return channel_->Call(*channel_->devices, &v1::Devices::Stub::Unmount, request).status();
 }
 
-std::unique_ptr<DriverStream> RpcStub::Drive() {
+absl::StatusOr<std::unique_ptr<DriverStream>> RpcStub::Drive() {
+  if (absl::Status status = channel_->mark.Check(); !status.ok()) return status;
   return std::make_unique<GrpcDriverStream>(*channel_->drivers, channel_->hex_token);
 }
 

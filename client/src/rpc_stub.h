@@ -58,7 +58,8 @@ class RpcStub {
   absl::Status Mount(const v1::MountRequest& request);
   absl::Status Unmount(const v1::UnmountRequest& request);
 
-  std::unique_ptr<DriverStream> Drive();
+  // X1 in a forked child.
+  absl::StatusOr<std::unique_ptr<DriverStream>> Drive();
 
   absl::StatusOr<v1::ShmgetResponse> Shmget(const v1::ShmgetRequest& request);
   absl::StatusOr<v1::ShmatResponse> Shmat(const v1::ShmatRequest& request);

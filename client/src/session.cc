@@ -43,6 +43,10 @@ PassedFile::~PassedFile() {
 }
 
 absl::StatusOr<std::shared_ptr<Session>> Session::Open(const ConnectOptions& options) {
+  // gRPC shares descriptors and locks between a process and what is forked of it: a call in the child would take its
+  // parent's events, so the first to use it is the only one.
+  static const SpaceMark first_use;
+  if (absl::Status status = first_use.Check(); !status.ok()) return status;
   const absl::StatusOr<std::string> dir = RuntimeDirOf(options);
   if (!dir.ok()) return dir.status();
   std::shared_ptr<Session> session(new Session);
