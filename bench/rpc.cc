@@ -25,7 +25,7 @@ constexpr int kCallsPerRound = 100;
 class RawSession {
  public:
   explicit RawSession(const std::string& dir)
-      : handoff_(*Handoff::Connect(dir)), welcome_(*handoff_->Hello(false, pool_)), stub_(dir, welcome_.token()) {
+      : handoff_(*Handoff::Connect(dir)), welcome_(*handoff_->Hello({}, pool_)), stub_(dir, welcome_.token()) {
     const shm::UniqueFd file(open(MAPBROKERD, O_RDONLY | O_CLOEXEC));
     shared_.set_length(1 << 20);
     shared_.set_prot(PROT_READ);

@@ -1,14 +1,17 @@
 #include "daemon/broker.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <cstdlib>
-#include <fstream>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "daemon/nommu/refusal.h"
+#include "daemon/process.h"
 #include "spdlog/spdlog.h"
 
 namespace mapbroker {
@@ -21,10 +24,9 @@ static_assert(nommu::kPageSize == shm::kPageSize);
 // Mappings unmapped or rows listed under one hold of the lock: some tens of microseconds.
 constexpr std::size_t kPortion = 1024;
 
-std::string CommandOf(pid_t pid) {
-  std::string command;
-  std::getline(std::ifstream(absl::StrCat("/proc/", pid, "/comm")), command);
-  return command;
+// S2 says something of these alone; the others are spared the look at the process.
+bool MayBeSharedPrivately(const nommu::MapRequest& request) {
+  return !request.anonymous() && !request.shared() && (request.prot & PROT_WRITE) == 0;
 }
 
 absl::Status SessionEnded() { return Refuse(ESRCH, "U5", "the session has ended: connect anew"); }
@@ -36,12 +38,17 @@ nommu::SpaceId Broker::OpenSpace(pid_t pid) {
   return map_.OpenSpace(pid);
 }
 
-bool Broker::CloseSpace(nommu::SpaceId space) {
+void Broker::JoinSpace(nommu::SpaceId space, pid_t pid) {
+  shm::MutexLock lock(mutex_);
+  map_.JoinSpace(space, pid);
+}
+
+bool Broker::LeaveSpace(nommu::SpaceId space, pid_t pid) {
   std::vector<nommu::Freed> freed;
   bool gone;
   {
     shm::MutexLock lock(mutex_);
-    gone = map_.CloseSpace(space, kPortion, freed);
+    gone = map_.LeaveSpace(space, pid, kPortion, freed);
     CheckStructures();
   }
   Free(freed);
@@ -52,8 +59,10 @@ absl::StatusOr<nommu::Grant> Broker::Mmap(session::Session& caller, const nommu:
   return Map(caller, request, request.anonymous() ? nullptr : caller.File(fd));
 }
 
-absl::StatusOr<nommu::Grant> Broker::Map(const session::Session& caller, const nommu::MapRequest& request,
+absl::StatusOr<nommu::Grant> Broker::Map(const session::Session& caller, const nommu::MapRequest& wanted,
                                          const FilePointer& file) {
+  nommu::MapRequest request = wanted;
+  request.traced = MayBeSharedPrivately(request) && (caller.traced() || IsTraced(caller.peer().pid));
   if (caller.read_only() && (request.prot & PROT_WRITE) != 0) {
     return Refuse(EACCES, "", "the session is read-only: connect without read_only to map memory writable");
   }
@@ -200,6 +209,34 @@ absl::StatusOr<std::uint64_t> Broker::Mremap(const session::Session& caller, con
   const absl::StatusOr<std::uint64_t> length = map_.Remap(caller.space(), request);
   CheckStructures();
   return length;
+}
+
+absl::StatusOr<std::span<std::byte>> Broker::MemoryOf(pid_t pid, nommu::PoolAddress address, std::uint64_t length,
+                                                      std::uint32_t prot) const {
+  const auto found = map_.FindContaining(pid, address);
+  if (!found) return Refuse(EIO, "X5", absl::StrCat("process ", pid, " has nothing mapped at pool address ", address));
+  if ((prot & ~found->allowed) != 0) {
+    return Refuse(EIO, "X5",
+                  absl::StrCat("the mapping's protection forbids it, and its memory may have other users: map it ",
+                               "writable, or trace process ", pid, " before it maps"));
+  }
+  return pool_.subspan(address, std::min({length, found->end - address, kMaxPeek}));
+}
+
+absl::StatusOr<std::string> Broker::Peek(pid_t pid, nommu::PoolAddress address, std::uint64_t length) const {
+  // Under the lock, so that it is still that process's memory.
+  shm::MutexLock lock(mutex_);
+  const auto memory = MemoryOf(pid, address, length, PROT_READ);
+  if (!memory.ok()) return memory.status();
+  return std::string(reinterpret_cast<const char*>(memory->data()), memory->size());
+}
+
+absl::StatusOr<std::uint64_t> Broker::Poke(pid_t pid, nommu::PoolAddress address, std::string_view bytes) {
+  shm::MutexLock lock(mutex_);
+  const auto memory = MemoryOf(pid, address, bytes.size(), PROT_WRITE);
+  if (!memory.ok()) return memory.status();
+  std::memcpy(memory->data(), bytes.data(), memory->size());
+  return memory->size();
 }
 
 void Broker::Free(const std::vector<nommu::Freed>& freed) {

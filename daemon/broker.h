@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -61,6 +62,9 @@ struct SegmentStat {
   std::uint64_t nattch = 0;
 };
 
+// Bytes that one Peek or Poke copies, under the lock.
+inline constexpr std::uint64_t kMaxPeek = 64 << 10;
+
 // Thread-safe. Calls block only while a file is read, and then only those that wait for that range.
 class Broker {
  public:
@@ -83,9 +87,11 @@ class Broker {
   const nommu::Profile& profile() const { return profile_; }
 
   nommu::SpaceId OpenSpace(pid_t pid);
-
-  // Unmaps a portion of the address space; true when all of it is gone. A portion is so small that nobody waits long.
-  bool CloseSpace(nommu::SpaceId space);
+  // X2. REQUIRES: the space of a session that has not ended.
+  void JoinSpace(nommu::SpaceId space, pid_t pid);
+  // A user of the address space goes. With the last a portion of it is unmapped; true when all of it is gone. A portion
+  // is so small that nobody waits long.
+  bool LeaveSpace(nommu::SpaceId space, pid_t pid);
 
   // Refusals: M1 to M22, S4, S10; EACCES for a writable mapping of a read-only session; the errno of reading the file;
   // ESRCH if the session ended meanwhile.
@@ -95,6 +101,11 @@ class Broker {
 
   // The new length in bytes. Refusals: U3.
   absl::StatusOr<std::uint64_t> Mremap(const session::Session& caller, const nommu::RemapRequest& request);
+
+  // X5: bytes of a process's memory, to or from its pool address; how many there are before the mapping's end, at most
+  // kMaxPeek. Whether the caller may is not asked here. EIO if the process has nothing mapped there, or not so.
+  absl::StatusOr<std::string> Peek(pid_t pid, nommu::PoolAddress address, std::uint64_t length) const;
+  absl::StatusOr<std::uint64_t> Poke(pid_t pid, nommu::PoolAddress address, std::string_view bytes);
 
   // The daemon's own files, by name: "ram:/..." (F), "dev:/..." and "mnt:/..." (D). ENOENT where no such kind exists.
   //
@@ -146,6 +157,8 @@ class Broker {
   };
   using FilePointer = std::shared_ptr<backing::Backing>;
 
+  absl::StatusOr<std::span<std::byte>> MemoryOf(pid_t pid, nommu::PoolAddress address, std::uint64_t length,
+                                                std::uint32_t prot) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<nommu::Grant> Map(const session::Session& caller, const nommu::MapRequest& request,
                                    const FilePointer& file);
   absl::StatusOr<nommu::Grant> TryMap(const session::Session& caller, const nommu::MapRequest& request,

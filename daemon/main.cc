@@ -18,6 +18,7 @@
 #include "daemon/rpc/drivers_service.h"
 #include "daemon/rpc/files_service.h"
 #include "daemon/rpc/memory_service.h"
+#include "daemon/rpc/ptrace_service.h"
 #include "daemon/rpc/server.h"
 #include "daemon/rpc/sysv_shm_service.h"
 #include "daemon/runtime_dir.h"
@@ -111,13 +112,15 @@ int Serve(const Config& config) {
       {.welcome = WelcomeOf(config, **segment),
        .pool_descriptor = [&](bool writable) { return (*segment)->ClientDescriptor(writable); },
        .open_space = [&](pid_t pid) { return broker.OpenSpace(pid); },
-       .close_space = [&](nommu::SpaceId space) { return broker.CloseSpace(space); }});
+       .join_space = [&](nommu::SpaceId space, pid_t pid) { broker.JoinSpace(space, pid); },
+       .leave_space = [&](nommu::SpaceId space, pid_t pid) { return broker.LeaveSpace(space, pid); }});
   rpc::MemoryService memory(broker, sessions);
   rpc::DevicesService devices(broker, sessions);
   rpc::DriversService drivers(broker, sessions);
   rpc::FilesService files(broker, sessions);
+  rpc::PtraceService ptrace(broker, sessions);
   rpc::SysvShmService sysv_shm(broker, sessions);
-  rpc::Server server(loop.get(), *grpc, {&devices, &drivers, &files, &memory, &sysv_shm});
+  rpc::Server server(loop.get(), *grpc, {&devices, &drivers, &files, &memory, &ptrace, &sysv_shm});
 
   spdlog::info("mapbrokerd {} serves {}: pool of {} bytes, profile {}", kVersion, dir->path(),
                (*segment)->bytes().size(), config.profile->name);

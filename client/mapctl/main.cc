@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
   AddExec(program, context);
   AddExplain(program, context);
   AddMap(program, context);
+  AddPtrace(program, context);
   AddRam(program, context);
   AddRead(program, context);
   AddMaps(program, context);

@@ -31,6 +31,7 @@ void AddExec(CLI::App& program, Context& context);
 void AddExplain(CLI::App& program, Context& context);
 void AddMap(CLI::App& program, Context& context);
 void AddMaps(CLI::App& program, Context& context);
+void AddPtrace(CLI::App& program, Context& context);
 void AddRam(CLI::App& program, Context& context);
 void AddRead(CLI::App& program, Context& context);
 void AddReplay(CLI::App& program, Context& context);

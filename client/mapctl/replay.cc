@@ -134,9 +134,10 @@ void AddReplay(CLI::App& program, Context& context) {
     if (differs) context.exit_status = kRefused;
   });
   // What the processes of a scenario run; for replay alone.
-  program.add_subcommand("replay-worker", "")->group("")->callback([&context] {
-    context.exit_status = WorkerMain(context.runtime_dir);
-  });
+  const auto kept_in = std::make_shared<int>(-1);
+  CLI::App* worker = program.add_subcommand("replay-worker", "")->group("");
+  worker->add_option("--kept", *kept_in);
+  worker->callback([kept_in, &context] { context.exit_status = WorkerMain(context.runtime_dir, *kept_in); });
 }
 
 }  // namespace mapbroker::mapctl

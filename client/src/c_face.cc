@@ -49,14 +49,20 @@ int NoSuchCall(const char* name) {
 
 extern "C" {
 
-mb_session* mb_connect(const char* runtime_dir) {
-  auto session = mapbroker::Session::Open({.runtime_dir = runtime_dir == nullptr ? "" : runtime_dir});
+mb_session* mb_connect(const char* runtime_dir) { return mb_connect_token(runtime_dir, "", 0); }
+
+mb_session* mb_connect_token(const char* runtime_dir, const char* token, int flags) {
+  auto session = mapbroker::Session::Open({.runtime_dir = runtime_dir == nullptr ? "" : runtime_dir,
+                                           .token = token,
+                                           .executed = (flags & MB_EXECUTED) != 0});
   if (!session.ok()) {
     Fail(session.status());
     return nullptr;
   }
   return new mb_session(*std::move(session));
 }
+
+const char* mb_token(const mb_session* session) { return session->token.c_str(); }
 
 void mb_disconnect(mb_session* session) { delete session; }
 

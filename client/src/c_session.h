@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "client/src/attachment.h"
@@ -52,6 +53,7 @@ struct mb_session {
 
   const std::shared_ptr<mapbroker::Session> session;
   mapbroker::Client client;  // of the same session
+  const std::string token = client.Token();
   mapbroker::shm::Mutex mutex;
   std::map<std::byte*, mapbroker::c_face::Piece> pieces ABSL_GUARDED_BY(mutex);  // by where they are; disjoint
   std::map<int, mapbroker::c_face::OpenFile> files ABSL_GUARDED_BY(mutex);       // by descriptor

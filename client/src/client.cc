@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "client/src/client_impl.h"
 #include "client/src/file.h"
 #include "client/src/session.h"
@@ -120,6 +121,10 @@ absl::StatusOr<Client> Client::Connect(const ConnectOptions& options) {
   if (!session.ok()) return session.status();
   return Of(*std::move(session));
 }
+
+std::string Client::Token() const { return absl::BytesToHexString(impl_->session->welcome().token()); }
+
+File Client::FileOf(int number) { return File(std::make_unique<File::Impl>(impl_->session, number)); }
 
 Client Client::Of(std::shared_ptr<Session> session) { return Client(std::make_shared<Impl>(Impl{std::move(session)})); }
 

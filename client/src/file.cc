@@ -83,6 +83,8 @@ absl::Status File::Pwrite(std::span<const std::byte> from, std::uint64_t offset)
   return absl::OkStatus();
 }
 
+int File::number() const { return impl_ == nullptr ? -1 : impl_->fd; }
+
 absl::StatusOr<FileStat> File::Stat() const {
   if (impl_ == nullptr) return Closed();
   v1::FstatRequest request;

@@ -99,11 +99,11 @@ absl::StatusOr<v1::HandoffReply> Handoff::Exchange(const v1::HandoffRequest& req
   return reply;
 }
 
-absl::StatusOr<v1::Welcome> Handoff::Hello(bool read_only, shm::UniqueFd& pool) {
+absl::StatusOr<v1::Welcome> Handoff::Hello(v1::Hello hello, shm::UniqueFd& pool) {
+  hello.set_min_version(kMinProtocolVersion);
+  hello.set_max_version(kMaxProtocolVersion);
   v1::HandoffRequest request;
-  request.mutable_hello()->set_min_version(kMinProtocolVersion);
-  request.mutable_hello()->set_max_version(kMaxProtocolVersion);
-  request.mutable_hello()->set_read_only(read_only);
+  *request.mutable_hello() = std::move(hello);
   absl::StatusOr<v1::HandoffReply> reply = Exchange(request, -1, &pool);
   if (!reply.ok()) return reply.status();
   if (!reply->has_welcome() || !pool) return MakeStatus(EPROTO, "the daemon's welcome carries no pool");

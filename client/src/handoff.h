@@ -22,8 +22,8 @@ class Handoff {
   // Connects to the daemon of `runtime_dir`; nothing is said yet.
   static absl::StatusOr<std::unique_ptr<Handoff>> Connect(const std::string& runtime_dir);
 
-  // Opens the session; `pool` becomes the pool's descriptor.
-  absl::StatusOr<v1::Welcome> Hello(bool read_only, shm::UniqueFd& pool);
+  // Opens the session, `hello` says which; its versions are set here. `pool` becomes the pool's descriptor.
+  absl::StatusOr<v1::Welcome> Hello(v1::Hello hello, shm::UniqueFd& pool);
 
   // Hands a descriptor over; the number it is referred to by. It stays the caller's.
   absl::StatusOr<int> PassFile(int fd);

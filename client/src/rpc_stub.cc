@@ -16,6 +16,7 @@
 #include "mapbroker/v1/drivers.grpc.pb.h"
 #include "mapbroker/v1/files.grpc.pb.h"
 #include "mapbroker/v1/memory.grpc.pb.h"
+#include "mapbroker/v1/ptrace.grpc.pb.h"
 #include "mapbroker/v1/sysv_shm.grpc.pb.h"
 #include "proto/handoff_packet.h"
 
@@ -64,6 +65,7 @@ struct RpcStub::Channel {
   std::unique_ptr<v1::Drivers::Stub> drivers;
   std::unique_ptr<v1::Memory::Stub> memory;
   std::unique_ptr<v1::Files::Stub> files;
+  std::unique_ptr<v1::Ptrace::Stub> ptrace;
   std::unique_ptr<v1::SysvShm::Stub> sysv_shm;
 
   // One call with one answer.
@@ -112,6 +114,7 @@ RpcStub::RpcStub(const std::string& runtime_dir, const std::string& token) : cha
   channel_->drivers = v1::Drivers::NewStub(channel);
   channel_->memory = v1::Memory::NewStub(channel);
   channel_->files = v1::Files::NewStub(channel);
+  channel_->ptrace = v1::Ptrace::NewStub(channel);
   channel_->sysv_shm = v1::SysvShm::NewStub(channel);
 }
 
@@ -215,6 +218,18 @@ absl::Status RpcStub::Unmount(const v1::UnmountRequest& request) {
 absl::StatusOr<std::unique_ptr<DriverStream>> RpcStub::Drive() {
   if (absl::Status status = channel_->mark.Check(); !status.ok()) return status;
   return std::make_unique<GrpcDriverStream>(*channel_->drivers, channel_->hex_token);
+}
+
+absl::Status RpcStub::SetTraced(const v1::SetTracedRequest& request) {
+  return channel_->Call(*channel_->ptrace, &v1::Ptrace::Stub::SetTraced, request).status();
+}
+
+absl::StatusOr<v1::PeekResponse> RpcStub::Peek(const v1::PeekRequest& request) {
+  return channel_->Call(*channel_->ptrace, &v1::Ptrace::Stub::Peek, request);
+}
+
+absl::StatusOr<v1::PokeResponse> RpcStub::Poke(const v1::PokeRequest& request) {
+  return channel_->Call(*channel_->ptrace, &v1::Ptrace::Stub::Poke, request);
 }
 
 absl::StatusOr<v1::ShmgetResponse> RpcStub::Shmget(const v1::ShmgetRequest& request) {

@@ -10,6 +10,7 @@
 #include "mapbroker/v1/drivers.pb.h"
 #include "mapbroker/v1/files.pb.h"
 #include "mapbroker/v1/memory.pb.h"
+#include "mapbroker/v1/ptrace.pb.h"
 #include "mapbroker/v1/sysv_shm.pb.h"
 
 namespace mapbroker {
@@ -60,6 +61,10 @@ class RpcStub {
 
   // X1 in a forked child.
   absl::StatusOr<std::unique_ptr<DriverStream>> Drive();
+
+  absl::Status SetTraced(const v1::SetTracedRequest& request);
+  absl::StatusOr<v1::PeekResponse> Peek(const v1::PeekRequest& request);
+  absl::StatusOr<v1::PokeResponse> Poke(const v1::PokeRequest& request);
 
   absl::StatusOr<v1::ShmgetResponse> Shmget(const v1::ShmgetRequest& request);
   absl::StatusOr<v1::ShmatResponse> Shmat(const v1::ShmatRequest& request);

@@ -6,10 +6,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "client/src/file.h"
 #include "client/src/status.h"
@@ -43,6 +46,9 @@ PassedFile::~PassedFile() {
 }
 
 absl::StatusOr<std::shared_ptr<Session>> Session::Open(const ConnectOptions& options) {
+  const bool is_hex = std::all_of(options.token.begin(), options.token.end(), absl::ascii_isxdigit);
+  if (!is_hex || options.token.size() % 2 != 0)
+    return MakeStatus(EINVAL, "this is no session's token: it is hexadecimal");
   // gRPC shares descriptors and locks between a process and what is forked of it: a call in the child would take its
   // parent's events, so the first to use it is the only one.
   static const SpaceMark first_use;
@@ -53,7 +59,11 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Open(const ConnectOptions& opt
 
   absl::StatusOr<std::unique_ptr<Handoff>> handoff = Handoff::Connect(*dir);
   if (!handoff.ok()) return handoff.status();
-  absl::StatusOr<v1::Welcome> welcome = (*handoff)->Hello(options.read_only, session->pool_);
+  v1::Hello hello;
+  hello.set_read_only(options.read_only);
+  hello.set_token(absl::HexStringToBytes(options.token));
+  hello.set_executed(options.executed);
+  absl::StatusOr<v1::Welcome> welcome = (*handoff)->Hello(std::move(hello), session->pool_);
   if (!welcome.ok()) return welcome.status();
   session->handoff_ = *std::move(handoff);
   session->welcome_ = *std::move(welcome);

@@ -39,20 +39,30 @@ std::uint64_t SharedEnd(const Mapping& mapping) {
 
 SpaceId MemoryMap::OpenSpace(std::int32_t pid) {
   const SpaceId space = next_id_++;
-  spaces_[space].pid = pid;
-  processes_.emplace(pid, space);
+  JoinSpace(space, pid);
   return space;
 }
 
-bool MemoryMap::CloseSpace(SpaceId id, std::size_t most, std::vector<Freed>& freed) {
+void MemoryMap::JoinSpace(SpaceId space, std::int32_t pid) {
+  spaces_[space].pids.push_back(pid);
+  processes_.emplace(pid, space);
+}
+
+bool MemoryMap::LeaveSpace(SpaceId id, std::int32_t pid, std::size_t most, std::vector<Freed>& freed) {
   const auto space = spaces_.find(id);
   if (space == spaces_.end()) return true;
+  std::vector<std::int32_t>& pids = space->second.pids;
+  if (pids.size() > 1) {
+    pids.erase(std::find(pids.begin(), pids.end(), pid));
+    if (std::find(pids.begin(), pids.end(), pid) == pids.end()) processes_.erase({pid, id});
+    return true;
+  }
   Mappings& mappings = space->second.mappings;
   for (; most > 0 && !mappings.empty(); --most) {
     if (const auto extent = Remove(id, space->second, mappings.begin())) freed.push_back(*extent);
   }
   if (!mappings.empty()) return false;
-  processes_.erase({space->second.pid, id});
+  processes_.erase({pid, id});
   spaces_.erase(space);
   return true;
 }
@@ -420,6 +430,25 @@ std::vector<Row> MemoryMap::ListMappings(std::int32_t pid, Cursor& cursor, std::
   return rows;
 }
 
+std::optional<MemoryMap::Found> MemoryMap::FindContaining(std::int32_t pid, PoolAddress address) const {
+  for (auto process = processes_.lower_bound({pid, 0}); process != processes_.end() && process->first == pid;
+       ++process) {
+    const Mappings& mappings = spaces_.at(process->second).mappings;
+    for (auto at = mappings.upper_bound(Key{address, UINT64_MAX}); at != mappings.begin();) {
+      const auto& [key, mapping] = *--at;
+      const Region& region = *mapping.region;
+      if (address < key.start + mapping.length) {
+        const bool own = region.kind == MappingKind::kAnonymous || region.kind == MappingKind::kPrivateCopy;
+        return Found{.end = key.start + mapping.length,
+                     .allowed = own ? PROT_READ | PROT_WRITE : mapping.prot & (PROT_READ | PROT_WRITE)};
+      }
+      // Only mappings of one region and those of a device's memory can lie over each other.
+      if (address >= region.end() && region.memory != Memory::kDevice) break;
+    }
+  }
+  return std::nullopt;
+}
+
 bool MemoryMap::HasProcess(std::int32_t pid) const {
   const auto at = processes_.lower_bound({pid, 0});
   return at != processes_.end() && at->first == pid;
@@ -428,7 +457,8 @@ bool MemoryMap::HasProcess(std::int32_t pid) const {
 std::vector<std::int32_t> MemoryMap::PidsOf(const Region& region) const {
   std::vector<std::int32_t> pids;
   for (auto at = holders_.lower_bound(Holder{region.id, 0, 0}); at != holders_.end() && at->region == region.id; ++at) {
-    pids.push_back(spaces_.at(at->space).pid);
+    const std::vector<std::int32_t>& users = spaces_.at(at->space).pids;
+    pids.insert(pids.end(), users.begin(), users.end());
   }
   std::sort(pids.begin(), pids.end());
   return pids;
@@ -460,7 +490,10 @@ std::string MemoryMap::Validate() const {
   absl::flat_hash_map<std::uint64_t, std::uint64_t> mapped;
   std::uint64_t mappings = 0, mapped_pages = 0;
   for (const auto& [id, space] : spaces_) {
-    if (!processes_.contains({space.pid, id})) return absl::StrCat("address space ", id, " has no process");
+    if (space.pids.empty()) return absl::StrCat("address space ", id, " has no process");
+    for (const std::int32_t pid : space.pids) {
+      if (!processes_.contains({pid, id})) return absl::StrCat("process ", pid, " does not know address space ", id);
+    }
     for (const auto& [key, mapping] : space.mappings) {
       const Region& region = *mapping.region;
       if (key.start < region.start || key.start + mapping.length > region.top()) {

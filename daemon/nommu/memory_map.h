@@ -125,10 +125,13 @@ class MemoryMap {
   // A new, empty address space of process `pid`.
   SpaceId OpenSpace(std::int32_t pid);
   bool HasSpace(SpaceId space) const { return spaces_.contains(space); }
+  // X2: the process uses the address space as well. REQUIRES: it exists, and not only while it is being left.
+  void JoinSpace(SpaceId space, std::int32_t pid);
 
-  // Unmaps at most `most` mappings of the address space and appends the memory that nobody uses any more to `freed`.
-  // True when none is left and the address space is gone. In steps, so that a large one holds nobody up.
-  bool CloseSpace(SpaceId space, std::size_t most, std::vector<Freed>& freed);
+  // One of the process's uses of the address space ends. If it is the last (X2), unmaps at most `most` mappings and
+  // appends the memory that nobody uses any more to `freed`: false while any is left. In steps, so that a large one
+  // holds nobody up.
+  bool LeaveSpace(SpaceId space, std::int32_t pid, std::size_t most, std::vector<Freed>& freed);
 
   // Refusals: M1 to M20, S4, S10. `file` may be null (M2). `may_be_direct` is false when the device has refused to site
   // the mapping: then it becomes a copy, if it may (S10).
@@ -156,6 +159,14 @@ class MemoryMap {
   // The mapping of this address space that starts at the address, null if there is none; of several, any. Valid until
   // the next change.
   const Mapping* FindMapping(SpaceId space, PoolAddress address) const;
+
+  // X5: where a mapping of the process holds the address. `allowed`: PROT_READ and PROT_WRITE as it has them, and both
+  // for memory that can have no other user (S2).
+  struct Found {
+    PoolAddress end = 0;
+    std::uint32_t allowed = 0;
+  };
+  std::optional<Found> FindContaining(std::int32_t pid, PoolAddress address) const;
 
   // Mappings and reservations of the file's own memory (V: shm_nattch). O(regions of the file).
   std::uint64_t DirectUsers(const FileId& file) const;
@@ -191,7 +202,7 @@ class MemoryMap {
   };
   using Mappings = absl::btree_map<Key, Mapping>;
   struct AddressSpace {
-    std::int32_t pid = 0;
+    std::vector<std::int32_t> pids;  // its users, not empty; a process may be several
     Mappings mappings;
   };
   // Regions that a request may share: a file's copies and its direct ones are searched apart.

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/nommu/refusal.h"
 #include "daemon/session/wire_error.h"
@@ -145,7 +146,7 @@ absl::StatusOr<v1::HandoffReply> HandoffServer::Answer(Connection& connection, c
                                                        shm::UniqueFd fd, shm::UniqueFd& descriptor) {
   v1::HandoffReply reply;
   if (fd && !request.has_pass_file()) return Refuse(EBADMSG, "", "only PassFile carries a descriptor");
-  if (request.has_hello()) return OpenSession(connection, request.hello(), descriptor);
+  if (request.has_hello()) return Welcome(connection, request.hello(), descriptor);
   if (connection.session == nullptr) return Refuse(EPROTO, "", "the first message must be Hello");
   if (request.has_pass_file()) {
     if (!fd) return Refuse(EBADF, "", "PassFile carries no descriptor");
@@ -164,8 +165,8 @@ absl::StatusOr<v1::HandoffReply> HandoffServer::Answer(Connection& connection, c
   return reply;
 }
 
-absl::StatusOr<v1::HandoffReply> HandoffServer::OpenSession(Connection& connection, const v1::Hello& hello,
-                                                            shm::UniqueFd& descriptor) {
+absl::StatusOr<v1::HandoffReply> HandoffServer::Welcome(Connection& connection, const v1::Hello& hello,
+                                                        shm::UniqueFd& descriptor) {
   if (connection.session != nullptr) return Refuse(EPROTO, "", "this connection has its session already");
   const absl::StatusOr<std::uint32_t> version = ChooseVersion(hello);
   if (!version.ok()) return version.status();
@@ -175,12 +176,61 @@ absl::StatusOr<v1::HandoffReply> HandoffServer::OpenSession(Connection& connecti
   if (!pidfd.ok()) return pidfd.status();
   absl::StatusOr<shm::UniqueFd> pool = hooks_.pool_descriptor(!hello.read_only());
   if (!pool.ok()) return pool.status();
+  const absl::StatusOr<SessionTable::Opened> opened = SessionFor(hello, *peer, *std::move(pidfd));
+  if (!opened.ok()) return opened.status();
 
-  const auto [session, token] = sessions_.Open(*peer, hello.read_only(), hooks_.open_space(peer->pid));
-  Process& process = processes_[session->id()];
+  connection.session = opened->session;
+  connection.hello_deadline.reset();
+  descriptor = *std::move(pool);
+  v1::HandoffReply reply;
+  *reply.mutable_welcome() = hooks_.welcome;
+  reply.mutable_welcome()->set_version(*version);
+  reply.mutable_welcome()->set_token(opened->token);
+  reply.mutable_welcome()->set_session(opened->session->id());
+  return reply;
+}
+
+// The session that the peer means: a new one, or by a token one that is.
+absl::StatusOr<SessionTable::Opened> HandoffServer::SessionFor(const v1::Hello& hello, const Credentials& peer,
+                                                               shm::UniqueFd pidfd) {
+  if (hello.token().empty()) {
+    if (hello.executed()) return Refuse(EINVAL, "X4", "what a program was executed over is named by its token");
+    return OpenSession(peer, hello.read_only(), std::move(pidfd), hooks_.open_space(peer.pid));
+  }
+  const std::shared_ptr<Session> named = sessions_.Find(absl::BytesToHexString(hello.token()));
+  if (named == nullptr) return Refuse(ESRCH, "", "no session has this token: it has ended; connect without one");
+  if (named->read_only() && !hello.read_only()) {
+    return Refuse(EACCES, "", "the token is of a read-only session: connect read_only");
+  }
+  const bool same_process = named->peer().pid == peer.pid;
+  if (hello.executed()) {
+    if (!same_process) return Refuse(EPERM, "X4", "the token is of another process, whose session this one cannot end");
+    absl::StatusOr<SessionTable::Opened> opened =
+        OpenSession(peer, hello.read_only(), std::move(pidfd), hooks_.open_space(peer.pid));
+    if (opened.ok()) {
+      opened->session->TakeFiles(*named);
+      EndSession(named->id());
+    }
+    return opened;
+  }
+  if (same_process) {
+    spdlog::info("session {} of process {} connected again", named->id(), peer.pid);
+    return SessionTable::Opened{named, hello.token()};
+  }
+  spdlog::info("process {} joins session {} of process {}", peer.pid, named->id(), named->peer().pid);
+  hooks_.join_space(named->space(), peer.pid);
+  return OpenSession(peer, hello.read_only(), std::move(pidfd), named->space());
+}
+
+absl::StatusOr<SessionTable::Opened> HandoffServer::OpenSession(const Credentials& peer, bool read_only,
+                                                                shm::UniqueFd pidfd, nommu::SpaceId space) {
+  SessionTable::Opened opened = sessions_.Open(peer, read_only, space);
+  Process& process = processes_[opened.session->id()];
   process.server = this;
-  process.session = session;
-  process.pidfd = *std::move(pidfd);
+  process.session = opened.session;
+  process.pidfd = std::move(pidfd);
+  spdlog::info("session {} opened by process {} (uid {}{})", opened.session->id(), peer.pid, peer.uid,
+               read_only ? ", read-only" : "");
   sd_event_source* source = nullptr;
   const auto on_end = [](sd_event_source*, int, std::uint32_t, void* at) {
     auto& ended = *static_cast<Process*>(at);
@@ -188,22 +238,11 @@ absl::StatusOr<v1::HandoffReply> HandoffServer::OpenSession(Connection& connecti
     return 0;
   };
   if (sd_event_add_io(loop_, &source, process.pidfd.get(), EPOLLIN, on_end, &process) < 0) {
-    EndSession(session->id());
+    EndSession(opened.session->id());
     return Refuse(ENOMEM, "", "the process cannot be watched");
   }
   process.ended.reset(source);
-
-  connection.session = session;
-  connection.hello_deadline.reset();
-  descriptor = *std::move(pool);
-  spdlog::info("session {} opened by process {} (uid {}{})", session->id(), peer->pid, peer->uid,
-               hello.read_only() ? ", read-only" : "");
-  v1::HandoffReply reply;
-  *reply.mutable_welcome() = hooks_.welcome;
-  reply.mutable_welcome()->set_version(*version);
-  reply.mutable_welcome()->set_token(token);
-  reply.mutable_welcome()->set_session(session->id());
-  return reply;
+  return opened;
 }
 
 void HandoffServer::EndSession(std::uint64_t session) {
@@ -217,7 +256,7 @@ void HandoffServer::EndSession(std::uint64_t session) {
   sd_event_source* source = nullptr;
   const auto on_portion = [](sd_event_source*, void* at) {
     auto& closing = *static_cast<Process*>(at);
-    if (closing.server->hooks_.close_space(closing.session->space())) {
+    if (closing.server->hooks_.leave_space(closing.session->space(), closing.session->peer().pid)) {
       closing.server->processes_.erase(closing.session->id());
     }
     return 0;

@@ -27,8 +27,10 @@ struct HandoffHooks {
   // A descriptor of the pool for a new session.
   std::function<absl::StatusOr<shm::UniqueFd>(bool writable)> pool_descriptor;
   std::function<nommu::SpaceId(pid_t)> open_space;
-  // Unmaps a portion of an address space; true when it is gone.
-  std::function<bool(nommu::SpaceId)> close_space;
+  // The process uses the address space as well.
+  std::function<void(nommu::SpaceId, pid_t)> join_space;
+  // A user goes; with the last a portion is unmapped. True when there is no more to do.
+  std::function<bool(nommu::SpaceId, pid_t)> leave_space;
 };
 
 // Lives on the thread of its event loop; every callback runs there and none blocks.
@@ -68,8 +70,10 @@ class HandoffServer {
   void Receive(Connection& connection);
   absl::StatusOr<v1::HandoffReply> Answer(Connection& connection, const v1::HandoffRequest& request, shm::UniqueFd fd,
                                           shm::UniqueFd& descriptor);
-  absl::StatusOr<v1::HandoffReply> OpenSession(Connection& connection, const v1::Hello& hello,
-                                               shm::UniqueFd& descriptor);
+  absl::StatusOr<v1::HandoffReply> Welcome(Connection& connection, const v1::Hello& hello, shm::UniqueFd& descriptor);
+  absl::StatusOr<SessionTable::Opened> SessionFor(const v1::Hello& hello, const Credentials& peer, shm::UniqueFd pidfd);
+  absl::StatusOr<SessionTable::Opened> OpenSession(const Credentials& peer, bool read_only, shm::UniqueFd pidfd,
+                                                   nommu::SpaceId space);
   void EndSession(std::uint64_t session);
   void Drop(std::uint64_t connection);
 

@@ -41,6 +41,19 @@ absl::StatusOr<int> Session::Add(std::shared_ptr<PassedFile> file) {
   return number;
 }
 
+void Session::TakeFiles(Session& from) {
+  absl::flat_hash_map<int, std::shared_ptr<PassedFile>> files;
+  std::uint32_t next_number;
+  {
+    shm::MutexLock lock(from.mutex_);
+    files.swap(from.files_);
+    next_number = from.next_number_;
+  }
+  shm::MutexLock lock(mutex_);
+  files_ = std::move(files);
+  next_number_ = next_number;
+}
+
 absl::Status Session::CloseFile(int number) {
   shm::MutexLock lock(mutex_);
   if (files_.erase(number) == 0) {

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -32,11 +33,17 @@ class Session {
   const Credentials& peer() const { return peer_; }
   bool read_only() const { return read_only_; }
   nommu::SpaceId space() const { return space_; }
+  // S2: marked as such; its process may be traced all the same.
+  bool traced() const { return traced_; }
+  void set_traced(bool traced) { traced_ = traced; }
 
   // Takes a descriptor; the number it is referred to by. EMFILE when there are kMaxFilesPerSession.
   absl::StatusOr<int> AddFile(shm::UniqueFd fd);
   // The same for a file that is known already.
   absl::StatusOr<int> AddFile(std::shared_ptr<backing::Backing> backing);
+
+  // Takes over all files of another session, which has none then (X4). REQUIRES: this one has none.
+  void TakeFiles(Session& from);
 
   // EBADF if there is no such number.
   absl::Status CloseFile(int number);
@@ -59,6 +66,7 @@ class Session {
   const Credentials peer_;
   const bool read_only_;
   const nommu::SpaceId space_;
+  std::atomic<bool> traced_ = false;
   shm::Mutex mutex_;
   std::uint32_t next_number_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<int, std::shared_ptr<PassedFile>> files_ ABSL_GUARDED_BY(mutex_);

@@ -53,6 +53,15 @@ std::shared_ptr<Session> SessionTable::Find(const std::string& hex_token) const 
   return found->second.session;
 }
 
+std::vector<std::shared_ptr<Session>> SessionTable::OfProcess(pid_t pid) const {
+  std::vector<std::shared_ptr<Session>> found;
+  shm::MutexLock lock(mutex_);
+  for (const auto& [id, entry] : sessions_) {
+    if (entry.session->peer().pid == pid) found.push_back(entry.session);
+  }
+  return found;
+}
+
 void SessionTable::Close(std::uint64_t id) {
   shm::MutexLock lock(mutex_);
   sessions_.erase(id);

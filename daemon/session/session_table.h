@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
@@ -26,6 +27,9 @@ class SessionTable {
   // The session whose token, in hexadecimal, this is; null if there is none. The secret part is compared in constant
   // time.
   std::shared_ptr<Session> Find(const std::string& hex_token) const;
+
+  // Those of a process.
+  std::vector<std::shared_ptr<Session>> OfProcess(pid_t pid) const;
 
   // From now on the token is worth nothing.
   void Close(std::uint64_t id);

@@ -290,7 +290,7 @@ class Harness {
 
   void End(int number) {
     const auto space = static_cast<std::size_t>(number);
-    while (!broker_.CloseSpace(sessions_[space]->space())) {
+    while (!broker_.LeaveSpace(sessions_[space]->space(), sessions_[space]->peer().pid)) {
     }
     Trace(absl::StrCat("exit space ", space));
     model_.End(number);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,14 @@ struct ConnectOptions {
   // Ask for a session that can never write: requests with PROT_WRITE are refused with EACCES.
   bool read_only = false;
   Attach attach = Attach::kRegion;
+  // What Client::Token said. In another process than the one that asked: the session uses the same address space (X2),
+  // with its mappings; what one user maps or unmaps, all have mapped or unmapped, and it lasts until its last user has
+  // gone. Best with Attach::kWholePool, since what the others have mapped is found by pool address. In the same
+  // process, after the connection was lost: the same session.
+  std::string token = {};
+  // With the token, in a program that its process has executed since: an empty address space (X4), and the daemon's
+  // files that were open, under their numbers (Client::FileOf). What was mapped before is unmapped.
+  bool executed = false;
 };
 
 // The arguments of mmap(2), with its names and units.
@@ -177,6 +186,23 @@ class MAPBROKER_EXPORT Client {
   // image), EIO (a broken one).
   absl::Status Mount(const std::string& name, const std::string& device, const std::string& type = "");
   absl::Status Unmount(const std::string& name);
+
+  // A secret: whoever has it can use this session's address space and act as this session. Hand it over explicitly, by
+  // a pipe or the environment. Worth nothing once the session has ended.
+  std::string Token() const;
+  // The file that is open in this session under a number that File::number said.
+  File FileOf(int number);
+
+  // ptrace(2) of processes with sessions (X5), for who may trace them: EPERM, ESRCH.
+  //
+  // Marks a process's sessions (0: this process's) as traced: from then on its private mappings are copies of its own
+  // (S2). A process under the kernel's ptrace counts as traced anyway.
+  absl::Status SetTraced(pid_t pid, bool traced);
+  // Reads or writes memory of a process at a pool address; how many bytes, fewer where its mapping ends. EIO where it
+  // has nothing mapped or the mapping's protection forbids it; memory that can have no other user may always be
+  // written.
+  absl::StatusOr<std::size_t> Peek(pid_t pid, std::uint64_t address, std::span<std::byte> into);
+  absl::StatusOr<std::size_t> Poke(pid_t pid, std::uint64_t address, std::span<const std::byte> from);
 
   // For the library: a client of a session that is open already.
   static Client Of(std::shared_ptr<Session> session);

@@ -52,6 +52,9 @@ class MAPBROKER_EXPORT File {
 
   absl::StatusOr<FileStat> Stat() const;
 
+  // What it is known by in its session, -1 if it is closed.
+  int number() const;
+
  private:
   friend class Client;
   friend class Session;

@@ -30,6 +30,25 @@ MAPBROKER_EXPORT mb_session* mb_connect(const char* runtime_dir);
 // Unmaps everything of the session and ends it. NULL is ignored. No other call on the session may run or follow.
 MAPBROKER_EXPORT void mb_disconnect(mb_session* session);
 
+// The session's token, as hexadecimal text that lives as long as the session; a secret: whoever has it can use this
+// session's address space and act as the session.
+MAPBROKER_EXPORT const char* mb_token(const mb_session* session);
+// A session by a token. In another process than the token's: one with the same address space, which lasts until its
+// last user has gone (X2). In the same process, after the connection was lost: that session again; with MB_EXECUTED, in
+// a program that was executed since: one with an empty address space, and what the old one had mapped is unmapped (X4).
+// NULL with errno: as mb_connect; ESRCH (the session has ended), EINVAL, EPERM, EACCES (it is read-only).
+enum { MB_EXECUTED = 1 };
+MAPBROKER_EXPORT mb_session* mb_connect_token(const char* runtime_dir, const char* token, int flags);
+
+// ptrace(2) of processes with sessions, for who may trace them (X5: EPERM, ESRCH). mb_set_traced: from now on private
+// mappings of the process (0: this one) are copies of its own (S2), or may be shared again. mb_peek and mb_poke read
+// and write its memory at a pool address, as `mapctl maps` shows them, and answer how many bytes, fewer where the
+// mapping ends; EIO where it has nothing mapped or the protection forbids it.
+MAPBROKER_EXPORT int mb_set_traced(mb_session* session, pid_t pid, int traced);
+MAPBROKER_EXPORT ssize_t mb_peek(mb_session* session, pid_t pid, uint64_t pool_address, void* buffer, size_t count);
+MAPBROKER_EXPORT ssize_t mb_poke(mb_session* session, pid_t pid, uint64_t pool_address, const void* buffer,
+                                 size_t count);
+
 // mmap(2) under no-MMU rules. `addr` must be NULL under the profile classic and is ignored under modern (P1); `length`
 // and `offset` are in bytes, `offset` a multiple of the page size. Returns where the memory is attached in this
 // process. MB_MAP_FAILED with errno as in rules M1 to M22.

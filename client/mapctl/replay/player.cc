@@ -45,6 +45,10 @@ const std::set<std::string> kPlain{"open",
                                    "mincore",
                                    "madvise",
                                    "remap_file_pages",
+                                   "fork",
+                                   "vfork_exec",
+                                   "exec_file",
+                                   "ptrace_me",
                                    "drive",
                                    "undrive",
                                    "driver_calls"};
@@ -199,6 +203,9 @@ json Player::CarryOut(const Step& step) {
   if (step.op == "start") return {{"ok", true}};
   if (step.op == "mmap") return Mmap(step, *worker);
   if (step.op == "mmap_many") return MmapMany(step, *worker);
+  if (step.op == "clone") return Clone(step, *worker);
+  if (step.op == "peek" || step.op == "poke") return Ptrace(step, *worker);
+  if (step.op == "exec") return Exec(step, *worker);
   if (step.op == "munmap") return Munmap(step, *worker);
   if (step.op == "mremap") return Mremap(step, *worker);
   if (step.op == "load" || step.op == "store") return Load(step, *worker);
@@ -208,7 +215,7 @@ json Player::CarryOut(const Step& step) {
   if (step.op == "shmdt") return Shmdt(step, *worker);
   if (!kPlain.contains(step.op)) return nullptr;
   json order = step.arguments;
-  if (order.contains("path")) {
+  if (order.contains("path") && step.op != "exec_file") {
     if (step.op == "drive") devices_.Expect(order["path"]);
     order["path"] = RealPath(order["path"].get<std::string>());
     if (order["path"] == "") return nullptr;
@@ -335,6 +342,18 @@ json Player::Munmap(const Step& step, Worker& worker) {
   return answer;
 }
 
+json Player::Clone(const Step& step, Worker& worker) {
+  json order = step.arguments;
+  std::uint64_t address = 0;
+  if (!AddressOf(step, "at", "delta", address)) return nullptr;
+  order["address"] = address;
+  const json answer = worker.Ask(order);
+  if (answer.contains("ok") && order.value("child", "") == "munmap") {
+    std::erase_if(pieces_, [&](const Piece& piece) { return piece.proc == step.proc && piece.start == address; });
+  }
+  return answer;
+}
+
 json Player::Shmget(const Step& step, Worker& worker) {
   const json answer = worker.Ask(step.arguments);
   if (!answer.contains("id")) return answer;
@@ -403,6 +422,18 @@ json Player::Load(const Step& step, Worker& worker) {
   return answer.contains("contents") ? Contents(answer["contents"], step.want) : answer;
 }
 
+json Player::Ptrace(const Step& step, Worker& worker) {
+  json order = step.arguments;
+  std::uint64_t address = 0;
+  if (!AddressOf(step, "at", "delta", address)) return nullptr;
+  order["address"] = address;
+  const Worker* traced = WorkerOf(step.arguments.at("of"));
+  if (traced == nullptr) return {{"errno", "ECHILD"}};
+  order["pid"] = traced->pid();
+  const json answer = worker.Ask(order);
+  return answer.contains("contents") ? Contents(answer["contents"], step.want) : answer;
+}
+
 json Player::Maps(const Step& step, Worker& worker) {
   const json answer = worker.Ask(step.arguments);
   if (!answer.contains("rows")) return answer;
@@ -440,8 +471,18 @@ json Player::End(const Step& step) {
   step.op == "kill" ? found->second.Kill() : found->second.Exit();
   WaitUntilGone(pid);
   workers_.erase(found);
-  std::erase_if(pieces_, [&](const Piece& piece) { return piece.proc == step.proc; });
+  ForgetPieces(step.proc);
   return {{"ok", true}};
+}
+
+json Player::Exec(const Step& step, Worker& worker) {
+  const json answer = worker.Ask(step.arguments);
+  if (answer.contains("ok")) ForgetPieces(step.proc);
+  return answer;
+}
+
+void Player::ForgetPieces(const std::string& proc) {
+  std::erase_if(pieces_, [&](const Piece& piece) { return piece.proc == proc; });
 }
 
 // Whether an address past the mapping that a step names happens to lie in another one of the process: what mappings
@@ -458,7 +499,7 @@ bool Player::HitsAnotherMapping(const Step& step, std::uint64_t address) const {
 Worker* Player::WorkerOf(const std::string& proc) {
   const auto found = workers_.find(proc);
   if (found != workers_.end()) return &found->second;
-  absl::StatusOr<Worker> worker = Worker::Start(program_, runtime_dir_);
+  absl::StatusOr<Worker> worker = Worker::Start({program_, "--runtime-dir", runtime_dir_, "replay-worker"});
   if (!worker.ok()) return nullptr;
   return &workers_.emplace(proc, *std::move(worker)).first->second;
 }

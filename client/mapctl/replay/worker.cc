@@ -3,6 +3,7 @@
 #include <asm/mman.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/eventfd.h>
@@ -17,11 +18,15 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <iostream>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -66,6 +71,11 @@ const Names kShmFlags{{"IPC_CREAT", IPC_CREAT},   {"IPC_EXCL", IPC_EXCL},  {"SHM
                       {"SHM_RDONLY", SHM_RDONLY}, {"SHM_RND", SHM_RND},    {"SHM_NORESERVE", SHM_NORESERVE},
                       {"SHM_EXEC", SHM_EXEC},     {"SHM_REMAP", SHM_REMAP}};
 
+const Names kCloneFlags{
+    {"VM", CLONE_VM}, {"FS", CLONE_FS}, {"FILES", CLONE_FILES}, {"VFORK", CLONE_VFORK}, {"SIGCHLD", SIGCHLD}};
+// Bytes; a child makes one call of the library on it.
+constexpr std::size_t kChildStack = 1 << 20;
+
 // Of the files that scenarios create.
 constexpr mode_t kMode = 0755;
 
@@ -82,7 +92,14 @@ std::uint64_t BitsOf(const json& order, const char* key, const Names& names) {
 
 class Process {
  public:
-  Process(Client client, mb_session* c_session) : client_(std::move(client)), c_session_(c_session) {}
+  Process(const std::string& runtime_dir, Client client, mb_session* c_session)
+      : runtime_dir_(runtime_dir), client_(std::move(client)), c_session_(c_session) {}
+
+  // After Exec, in the new program.
+  void TakeUp(const json& kept) {
+    fds_ = kept.at("fds").get<std::map<std::string, int>>();
+    for (const auto& [name, number] : kept.at("files").items()) ram_files_[name] = client_.FileOf(number);
+  }
 
   json CarryOut(const json& order) {
     static const std::map<std::string, json (Process::*)(const json&)> kOrders{
@@ -104,6 +121,14 @@ class Process {
         {"shmat", &Process::Shmat},
         {"shmdt", &Process::Shmdt},
         {"shmctl", &Process::Shmctl},
+        {"clone", &Process::Clone},
+        {"fork", &Process::Clone},
+        {"vfork_exec", &Process::VforkExec},
+        {"exec", &Process::Exec},
+        {"exec_file", &Process::ExecFile},
+        {"ptrace_me", &Process::PtraceMe},
+        {"peek", &Process::Peek},
+        {"poke", &Process::Poke},
         {"drive", &Process::Drive},
         {"undrive", &Process::Undrive},
         {"driver_calls", &Process::DriverCalls},
@@ -286,6 +311,122 @@ class Process {
     return {{"ok", true}, {"rows", rows}};
   }
 
+  // X1 to X3. "child": what the child does before it exits with 7.
+  json Clone(const json& order) {
+    const std::uint64_t flags = BitsOf(order, "flags", kCloneFlags) | SIGCHLD;
+    ChildDeed deed{this, &order};
+    std::vector<std::byte> stack((flags & CLONE_VM) != 0 ? kChildStack : 0);
+    const pid_t pid =
+        (flags & CLONE_VM) != 0 ? clone(InChild, stack.data() + stack.size(), static_cast<int>(flags), &deed) : fork();
+    if (pid == 0) _exit(ErrnoOf(client_.Statistics().status()));  // the child's first call
+    int status = 0;
+    if (pid < 0 || waitpid(pid, &status, 0) != pid) return Failed(errno);
+    if ((flags & CLONE_VM) == 0) return WEXITSTATUS(status) == 0 ? Done() : Failed(WEXITSTATUS(status));
+    return {{"ok", true}, {"child_exit", WEXITSTATUS(status)}};
+  }
+  struct ChildDeed {
+    Process* process;
+    const json* order;
+  };
+  static int InChild(void* argument) {
+    const auto& [process, order] = *static_cast<ChildDeed*>(argument);
+    const std::string deed = order->value("child", "none");
+    if (deed == "store") process->client_.pool_base()[NumberOf(*order, "address")] = std::byte{0x5a};
+    if (deed == "munmap" && !process->client_.Munmap(NumberOf(*order, "address"), 4096).ok()) _exit(1);
+    if (deed == "mmap") {
+      auto mapping =
+          process->client_.Map({.length = 8192, .prot = PROT_READ | PROT_WRITE, .flags = MAP_PRIVATE | MAP_ANONYMOUS});
+      if (!mapping.ok()) _exit(1);
+      mapping->Release();
+    }
+    _exit(7);
+  }
+  json VforkExec(const json&) {
+    char shell[] = "sh", option[] = "-c", script[] = "exit 5";
+    char* const argv[] = {shell, option, script, nullptr};
+    pid_t pid;
+    if (const int error = posix_spawn(&pid, "/bin/sh", nullptr, nullptr, argv, environ)) return Failed(error);
+    int status = 0;
+    if (waitpid(pid, &status, 0) != pid) return Failed(errno);
+    return {{"ok", true}, {"child_exit", WEXITSTATUS(status)}};
+  }
+  // X4: the answer is the new program's. What it must know comes in a file that nobody else can open.
+  json Exec(const json&) {
+    json kept{{"token", client_.Token()}, {"fds", fds_}, {"files", json::object()}};
+    for (const auto& [name, file] : ram_files_) kept["files"][name] = file.number();
+    for (const auto& [name, fd] : fds_) fcntl(fd, F_SETFD, 0);
+    const int memory = memfd_create("kept", 0);
+    const std::string text = kept.dump();
+    if (memory < 0 || write(memory, text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
+      return Failed(errno);
+    }
+    mb_disconnect(c_session_);
+    std::string number = std::to_string(memory);
+    std::vector<std::string> words{"mapctl", "--runtime-dir", runtime_dir_, "replay-worker", "--kept", number};
+    std::vector<char*> argv;
+    for (std::string& word : words) argv.push_back(word.data());
+    argv.push_back(nullptr);
+    execv("/proc/self/exe", argv.data());
+    std::cerr << "mapctl: cannot execute itself: " << std::strerror(errno) << '\n';
+    std::abort();  // half of what it had is gone
+  }
+  // X4: runs a program "count" times at once by `mapctl exec`; how many regions hold its text and its data.
+  json ExecFile(const json& order) {
+    const std::string path = order.at("path");
+    int output[2];
+    if (pipe2(output, O_CLOEXEC) != 0) return Failed(errno);
+    // Full, so that each is still there when it is looked at.
+    fcntl(output[1], F_SETFL, O_NONBLOCK);
+    while (write(output[1], path.data(), 1) == 1) {
+    }
+    fcntl(output[1], F_SETFL, 0);
+    std::vector<Worker> programs;
+    std::set<std::uint64_t> text, data;
+    for (std::uint64_t i = 0; i < NumberOf(order, "count"); ++i) {
+      absl::StatusOr<Worker> program =
+          Worker::Start({"/proc/self/exe", "--runtime-dir", runtime_dir_, "exec", path, "--version"}, output[1]);
+      if (!program.ok()) return Answer(program.status());
+      if (!IsRunning(program->pid(), path)) return Failed(ENOEXEC);
+      const absl::Status status = client_.ListMappings(program->pid(), [&](const MappingRow& row) {
+        if (row.path != std::filesystem::canonical(path)) return true;
+        if (row.perms[1] == 'w') data.insert(row.start);
+        if (row.perms[2] == 'x') text.insert(row.start);
+        return true;
+      });
+      if (!status.ok()) return Answer(status);
+      programs.push_back(*std::move(program));
+    }
+    close(output[0]);
+    close(output[1]);
+    return {{"ok", true}, {"text", text.size()}, {"data", data.size()}};
+  }
+  // Whether the process has come to run this program: false if it has ended.
+  static bool IsRunning(pid_t pid, const std::string& path) {
+    const std::string wanted = std::filesystem::path(path).filename();
+    siginfo_t ended{};
+    while (waitid(P_PID, static_cast<id_t>(pid), &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == 0) {
+      std::string name;
+      std::getline(std::ifstream(absl::StrCat("/proc/", pid, "/comm")), name);
+      if (name == wanted) return true;
+      std::this_thread::yield();
+    }
+    return false;
+  }
+  json Peek(const json& order) {
+    std::string bytes(NumberOf(order, "count"), '\0');
+    const auto count =
+        client_.Peek(order.at("pid"), NumberOf(order, "address"), std::as_writable_bytes(std::span(bytes)));
+    if (!count.ok()) return Answer(count.status());
+    return {{"ok", true}, {"contents", absl::BytesToHexString(bytes.substr(0, *count))}};
+  }
+  json Poke(const json& order) {
+    const std::string bytes(NumberOf(order, "count"), static_cast<char>(NumberOf(order, "byte")));
+    const auto count = client_.Poke(order.at("pid"), NumberOf(order, "address"), std::as_bytes(std::span(bytes)));
+    if (!count.ok()) return Answer(count.status());
+    return {{"ok", true}, {"count", *count}};
+  }
+  json PtraceMe(const json&) { return Answer(client_.SetTraced(0, true)); }
+
   // D12. "path" names the device, in these three.
   json Drive(const json& order) {
     auto driver = ScriptedDriver::Register(client_, order);
@@ -320,6 +461,7 @@ class Process {
     return Answer(result == 0);
   }
 
+  const std::string runtime_dir_;
   Client client_;
   mb_session* c_session_;
   std::map<std::string, int> fds_;
@@ -329,14 +471,24 @@ class Process {
 
 }  // namespace
 
-int WorkerMain(const std::string& runtime_dir) {
-  absl::StatusOr<Client> client = Client::Connect({.runtime_dir = runtime_dir, .attach = Attach::kWholePool});
+int WorkerMain(const std::string& runtime_dir, int kept_in) {
+  json kept = json::object();
+  if (kept_in >= 0) kept = json::parse(std::ifstream(absl::StrCat("/proc/self/fd/", kept_in)));
+  absl::StatusOr<Client> client = Client::Connect({.runtime_dir = runtime_dir,
+                                                   .attach = Attach::kWholePool,
+                                                   .token = kept.value("token", ""),
+                                                   .executed = kept_in >= 0});
   mb_session* c_session = mb_connect(runtime_dir.c_str());
   if (!client.ok() || c_session == nullptr) {
     std::cerr << "mapctl: " << (client.ok() ? mb_strerror() : std::string(client.status().message())) << '\n';
     return EXIT_FAILURE;
   }
-  Process process(*std::move(client), c_session);
+  Process process(runtime_dir, *std::move(client), c_session);
+  if (kept_in >= 0) {
+    close(kept_in);
+    process.TakeUp(kept);
+    std::cout << Done() << std::endl;
+  }
   std::string line;
   while (std::getline(std::cin, line)) {
     json answer;
@@ -351,7 +503,7 @@ int WorkerMain(const std::string& runtime_dir) {
   return EXIT_SUCCESS;
 }
 
-absl::StatusOr<Worker> Worker::Start(const std::string& program, const std::string& runtime_dir) {
+absl::StatusOr<Worker> Worker::Start(std::vector<std::string> words, int output) {
   int orders[2], answers[2];
   if (pipe2(orders, O_CLOEXEC) != 0 || pipe2(answers, O_CLOEXEC) != 0) {
     return absl::InternalError(absl::StrCat("cannot make a pipe: ", std::strerror(errno)));
@@ -359,20 +511,19 @@ absl::StatusOr<Worker> Worker::Start(const std::string& program, const std::stri
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, orders[0], STDIN_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, answers[1], STDOUT_FILENO);
-  std::vector<std::string> words{program, "--runtime-dir", runtime_dir, "replay-worker"};
+  posix_spawn_file_actions_adddup2(&actions, output < 0 ? answers[1] : output, STDOUT_FILENO);
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   pid_t pid;
-  const int error = posix_spawn(&pid, program.c_str(), &actions, nullptr, argv.data(), environ);
+  const int error = posix_spawn(&pid, words[0].c_str(), &actions, nullptr, argv.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
   close(orders[0]);
   close(answers[1]);
   if (error != 0) {
     close(orders[1]);
     close(answers[0]);
-    return absl::InternalError(absl::StrCat("cannot start ", program, ": ", std::strerror(error)));
+    return absl::InternalError(absl::StrCat("cannot start ", words[0], ": ", std::strerror(error)));
   }
   return Worker(pid, fdopen(orders[1], "w"), fdopen(answers[0], "r"));
 }

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -13,13 +14,14 @@ namespace mapbroker::mapctl {
 
 // What a process does: reads one order (a JSON object) a line from standard input, carries it out and answers with one
 // line. Orders name memory by pool address and files by name; see worker.cc for each. Returns the exit status.
-int WorkerMain(const std::string& runtime_dir);
+// `kept_in`: a descriptor with what an executed worker needs of its former life, -1 if there was none.
+int WorkerMain(const std::string& runtime_dir, int kept_in);
 
 // The other end: a process that runs WorkerMain.
 class Worker {
  public:
-  // Starts one; `program` is mapctl itself.
-  static absl::StatusOr<Worker> Start(const std::string& program, const std::string& runtime_dir);
+  // Starts mapctl with these words; its answers go to `output` instead, if that is a descriptor.
+  static absl::StatusOr<Worker> Start(std::vector<std::string> words, int output = -1);
   Worker(Worker&& other) noexcept;
   Worker& operator=(Worker&&) = delete;
   // Kills it if it still runs.

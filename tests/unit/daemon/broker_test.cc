@@ -76,7 +76,7 @@ class BrokerTest : public ::testing::Test {
     return sessions_.back();
   }
   void End(const session::Session& session) {
-    while (!broker_.CloseSpace(session.space())) {
+    while (!broker_.LeaveSpace(session.space(), session.peer().pid)) {
     }
   }
   absl::StatusOr<nommu::Grant> MapFile(session::Session& session, const std::shared_ptr<SlowFile>& file,

@@ -39,7 +39,7 @@ class DeviceTest : public ::testing::Test {
   }
   ~DeviceTest() override {
     for (const auto& session : sessions_) {
-      while (!broker_->CloseSpace(session->space())) {
+      while (!broker_->LeaveSpace(session->space(), session->peer().pid)) {
       }
     }
     sessions_.clear();

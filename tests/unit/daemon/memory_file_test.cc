@@ -51,7 +51,7 @@ class MemoryFileTest : public ::testing::TestWithParam<const nommu::Profile*> {
   session::Session& a() { return *sessions_[0]; }
   session::Session& b() { return *sessions_[1]; }
   void End(const session::Session& session) {
-    while (!broker_.CloseSpace(session.space())) {
+    while (!broker_.LeaveSpace(session.space(), session.peer().pid)) {
     }
   }
   int Open(session::Session& session, const std::string& name, int flags = O_RDWR | O_CREAT) {

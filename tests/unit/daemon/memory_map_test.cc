@@ -282,7 +282,7 @@ TEST_P(MemoryMapTest, TheEndOfAnAddressSpaceUnmapsAllOfItAndNothingElse) {
   MapFile(a_, g_, 0, 2);
   MapAnonymous(a_, 3);
   freed_.clear();
-  while (!map_.CloseSpace(a_, 1, freed_)) EXPECT_EQ(map_.Validate(), "");
+  while (!map_.LeaveSpace(a_, 100, 1, freed_)) EXPECT_EQ(map_.Validate(), "");
   EXPECT_EQ(FreedPages(), 5u);
   EXPECT_FALSE(map_.HasSpace(a_));
   EXPECT_FALSE(map_.HasProcess(100));
