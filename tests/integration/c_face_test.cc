@@ -153,5 +153,28 @@ TEST_F(CFace, SmallObjectsOfClassicAreUsable) {
   EXPECT_EQ(mb_munmap(a_.get(), two, 0), 0);
 }
 
+TEST_F(CFace, ATokenTakesTheSessionUpAndPeekSeesIt) {
+  auto* bytes =
+      static_cast<char*>(mb_mmap(a_.get(), nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(bytes, MB_MAP_FAILED);
+  bytes[0] = 'x';
+  const std::string token = mb_token(a_.get());
+  mb_session* again = mb_connect_token(daemon_.runtime_dir().c_str(), token.c_str(), 0);
+  ASSERT_NE(again, nullptr) << mb_strerror();
+  EXPECT_EQ(mb_token(again), token);
+  char seen = 0;
+  EXPECT_EQ(mb_peek(b_.get(), getpid(), 0, &seen, 1), 1) << mb_strerror();
+  EXPECT_EQ(seen, 'x');
+  EXPECT_EQ(mb_poke(b_.get(), getpid(), 0, "y", 1), 1);
+  EXPECT_EQ(bytes[0], 'y');
+  EXPECT_ERRNO(mb_peek(b_.get(), getpid(), 4096, &seen, 1), EIO);
+  EXPECT_EQ(mb_set_traced(b_.get(), 0, 1), 0);
+  EXPECT_ERRNO(mb_set_traced(b_.get(), 1 << 30, 1), ESRCH);
+  // Says farewell for both.
+  mb_disconnect(again);
+  EXPECT_EQ(mb_connect_token(daemon_.runtime_dir().c_str(), token.c_str(), MB_EXECUTED), nullptr);
+  EXPECT_EQ(errno, ESRCH);
+}
+
 }  // namespace
 }  // namespace mapbroker::testing

@@ -35,6 +35,7 @@ class Child {
   bool Running() const;
 
   void WriteLine(const std::string& line);
+  void CloseInput() { input_.reset(); }
   // The next line of its output without the newline; what there is at the end of the output.
   std::string ReadLine();
   // Its output to the end.

@@ -12,7 +12,7 @@ namespace mapbroker::testing {
 
 Peer::Peer(const std::string& runtime_dir, const ConnectOptions& options)
     : process_({PEER, runtime_dir, options.attach == Attach::kWholePool ? "whole-pool" : "region",
-                options.read_only ? "read-only" : "read-write"}) {
+                options.read_only ? "read-only" : "read-write", options.token}) {
   EXPECT_EQ(process_.ReadLine(), "connected") << process_.Errors();
 }
 
@@ -20,6 +20,12 @@ std::string Peer::Ask(const std::string& command) {
   process_.WriteLine(command);
   return process_.ReadLine();
 }
+
+std::string Peer::Token() { return Ask("token"); }
+
+void Peer::TakeUp() { EXPECT_EQ(Ask("take-up"), "done") << process_.Errors(); }
+
+void Peer::StartChurn(const std::string& path) { EXPECT_EQ(Ask("churn " + path), "churning"); }
 
 void Peer::StartMap(const std::string& path, const MapOptions& options) {
   process_.WriteLine(absl::StrCat("map ", options.length, " ", options.prot, " ", options.flags, " ", options.offset,

@@ -1,6 +1,7 @@
 // A real client process: does what a test tells it, through libmapbroker.
 #pragma once
 
+#include <csignal>
 #include <cstdint>
 #include <string>
 
@@ -47,6 +48,14 @@ class Peer {
   void Disconnect();
   // Closes the connection to the handoff socket behind the library's back.
   void CloseHandoffConnection();
+
+  // Of its session.
+  std::string Token();
+  // Connects anew with its token, and leaves the connection that was.
+  void TakeUp();
+  // Lets it make calls of every kind, on this file and on ram files, until it is killed.
+  void StartChurn(const std::string& path);
+  void StartKill() { process_.Signal(SIGKILL); }
 
   // Kills the process and waits until it is dead.
   void Kill();

@@ -1,9 +1,10 @@
 // The program behind Peer: maps and unmaps as standard input says, one command a line, one line of answer each.
 //
-//   peer RUNTIME_DIR region|whole-pool read-write|read-only
+//   peer RUNTIME_DIR region|whole-pool read-write|read-only TOKEN
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <functional>
 #include <iostream>
@@ -12,6 +13,7 @@
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "absl/strings/escaping.h"
 #include "mapbroker/client.h"
@@ -22,6 +24,7 @@ namespace mapbroker::testing {
 namespace {
 
 struct Session {
+  ConnectOptions options;
   std::optional<Client> client;
   std::map<int, Mapping> mappings;
   int next = 0;
@@ -60,12 +63,57 @@ void CloseHandoffConnection() {
   }
 }
 
+void TakeUp(Session& session) {
+  session.options.token = session.client->Token();
+  auto client = Client::Connect(session.options);
+  if (!client.ok()) {
+    std::cout << client.status() << std::endl;
+    return;
+  }
+  // What said farewell would end the session for both.
+  new Client(std::exchange(*session.client, *std::move(client)));
+  std::cout << "done" << std::endl;
+}
+
+// Until it is killed.
+void Churn(Client& client, const std::string& path) {
+  std::cout << "churning" << std::endl;
+  const std::string name = "ram:/churn-" + std::to_string(getpid());
+  for (;;) {
+    const shm::UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    auto shared = client.Map({.length = 8192, .fd = fd.get()});
+    auto own = client.Map({.length = 12288, .prot = PROT_READ | PROT_WRITE, .fd = fd.get()});
+    auto zeroed = client.Map({.length = 100, .prot = PROT_READ | PROT_WRITE, .flags = MAP_PRIVATE | MAP_ANONYMOUS});
+    if (zeroed.ok()) zeroed->bytes()[0] = std::byte{1};
+    auto file = client.Open(name, O_RDWR | O_CREAT | O_TRUNC);
+    if (!file.ok()) continue;
+    client.Unlink(name).IgnoreError();
+    file->Ftruncate(16384).IgnoreError();
+    auto direct = client.Map({.length = 16384, .prot = PROT_READ | PROT_WRITE, .flags = MAP_SHARED, .file = &*file});
+    if (auto id = client.Shmget(0, 4096, 0600); id.ok()) {
+      auto attached = client.Shmat(*id);
+      client.ShmRemove(*id).IgnoreError();
+      if (attached.ok()) attached->Unmap().IgnoreError();
+    }
+  }
+}
+
 void Obey(Session& session, const std::string& line) {
   std::istringstream arguments(line);
   std::string verb;
   int number = -1;
   arguments >> verb;
   if (verb == "map") return Map(session, arguments);
+  if (verb == "token") {
+    std::cout << session.client->Token() << std::endl;
+    return;
+  }
+  if (verb == "take-up") return TakeUp(session);
+  if (verb == "churn") {
+    std::string path;
+    std::getline(arguments >> std::ws, path);
+    Churn(*session.client, path);
+  }
   if (verb == "disconnect") {
     session.mappings.clear();
     session.client.reset();
@@ -99,6 +147,7 @@ int main(int, char** argv) {
   options.runtime_dir = argv[1];
   options.attach = argv[2] == std::string("whole-pool") ? mapbroker::Attach::kWholePool : mapbroker::Attach::kRegion;
   options.read_only = argv[3] == std::string("read-only");
+  options.token = argv[4];
   auto client = mapbroker::Client::Connect(options);
   if (!client.ok()) {
     std::cout << client.status() << std::endl;
@@ -107,6 +156,7 @@ int main(int, char** argv) {
   std::cout << "connected" << std::endl;
   // Never destroyed: a process that ends unmaps nothing by itself.
   static auto* const session = new mapbroker::testing::Session;
+  session->options = options;
   session->client = *std::move(client);
   for (std::string line; std::getline(std::cin, line);) mapbroker::testing::Obey(*session, line);
   return 0;

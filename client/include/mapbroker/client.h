@@ -35,7 +35,7 @@ enum class Attach {
 
 struct ConnectOptions {
   // Directory of the daemon's sockets. Empty: MAPBROKER_RUNTIME_DIR if set, else /run/mapbroker.
-  std::string runtime_dir;
+  std::string runtime_dir = {};
   // Ask for a session that can never write: requests with PROT_WRITE are refused with EACCES.
   bool read_only = false;
   Attach attach = Attach::kRegion;
