@@ -49,6 +49,7 @@ bool Broker::LeaveSpace(nommu::SpaceId space, pid_t pid) {
   {
     shm::MutexLock lock(mutex_);
     gone = map_.LeaveSpace(space, pid, kPortion, freed);
+    RecordOrDefer();
     CheckStructures();
   }
   Free(freed);
@@ -102,7 +103,7 @@ absl::StatusOr<nommu::Grant> Broker::TryMap(const session::Session& caller, cons
   absl::Status filled;
   if (reservation.created) filled = FillAndPlace(caller, request, reservation.region, file.get(), *fill);
 
-  std::optional<nommu::Freed> unused;
+  std::vector<nommu::Freed> unused;
   absl::StatusOr<nommu::Grant> answer;
   {
     shm::MutexLock lock(mutex_);
@@ -112,13 +113,19 @@ absl::StatusOr<nommu::Grant> Broker::TryMap(const session::Session& caller, cons
     }
     if (filled.ok() && map_.HasSpace(caller.space())) {
       answer = map_.Commit(caller.space(), reservation, request);
+      if (absl::Status recorded = Record(); !recorded.ok()) {
+        map_.Unmap(caller.space(), answer->address, answer->length, unused).IgnoreError();
+        RecordOrDefer();
+        answer = recorded;
+      }
     } else {
-      unused = map_.Abandon(reservation);
+      if (auto freed = map_.Abandon(reservation)) unused.push_back(*std::move(freed));
+      RecordOrDefer();
       answer = filled.ok() ? SessionEnded() : filled;
     }
     CheckStructures();
   }
-  if (unused) Free({*unused});
+  Free(unused);
   return answer;
 }
 
@@ -198,6 +205,7 @@ absl::Status Broker::Munmap(const session::Session& caller, nommu::PoolAddress a
   {
     shm::MutexLock lock(mutex_);
     status = map_.Unmap(caller.space(), address, length, freed);
+    RecordOrDefer();
     CheckStructures();
   }
   Free(freed);
@@ -207,6 +215,7 @@ absl::Status Broker::Munmap(const session::Session& caller, nommu::PoolAddress a
 absl::StatusOr<std::uint64_t> Broker::Mremap(const session::Session& caller, const nommu::RemapRequest& request) {
   shm::MutexLock lock(mutex_);
   const absl::StatusOr<std::uint64_t> length = map_.Remap(caller.space(), request);
+  RecordOrDefer();
   CheckStructures();
   return length;
 }

@@ -20,6 +20,7 @@
 #include "daemon/nommu/memory_map.h"
 #include "daemon/nommu/profile.h"
 #include "daemon/session/session.h"
+#include "shm_backend/ledger.h"
 #include "shm_backend/mutex.h"
 #include "shm_backend/page_pool.h"
 #include "shm_backend/small_objects.h"
@@ -68,15 +69,18 @@ inline constexpr std::uint64_t kMaxPeek = 64 << 10;
 // Thread-safe. Calls block only while a file is read, and then only those that wait for that range.
 class Broker {
  public:
-  // `pool` is where this process has the pool's bytes; both outlive the broker.
-  Broker(const nommu::Profile& profile, shm::PagePool& pages, std::span<std::byte> pool, const Limits& limits = {})
+  // `pool` is where this process has the pool's bytes; all outlive the broker. `ledger`: where changes are recorded
+  // before they are answered, null for nowhere.
+  Broker(const nommu::Profile& profile, shm::PagePool& pages, std::span<std::byte> pool, const Limits& limits = {},
+         shm::Ledger* ledger = nullptr)
       : profile_(profile),
         nr_trim_pages_(limits.nr_trim_pages),
         pages_(pages),
         pool_(pool),
+        ledger_(ledger),
         small_objects_(pages, pool),
-        ram_files_(pages, pool),
-        sysv_(ram_files_, limits.sysv),
+        ram_files_(pages, pool, ledger),
+        sysv_(ram_files_, limits.sysv, ledger),
         device_pages_(pages),
         devices_(backing::DeviceEnvironment{profile, pages, pool, device_pages_}),
         drivers_(devices_, backing::DeviceEnvironment{profile, pages, pool, device_pages_},
@@ -85,6 +89,14 @@ class Broker {
         map_(profile, limits.map) {}
 
   const nommu::Profile& profile() const { return profile_; }
+
+  // Makes again what the ledger holds, of a pool of which nothing is free yet: files, then the sessions' address spaces
+  // by JoinSpace, then mappings, then open files. DataLoss: the records contradict each other.
+  absl::Status RestoreFiles();
+  absl::Status RestoreMappings();
+  absl::Status RestoreSessionFile(session::Session& session, int number, std::string_view recorded);
+  // After that, or at once on a fresh pool, if there is a ledger: changes are recorded from now on.
+  void StartRecording();
 
   nommu::SpaceId OpenSpace(pid_t pid);
   // X2. REQUIRES: the space of a session that has not ended.
@@ -112,6 +124,10 @@ class Broker {
   // The number of the open file in this session, to be closed like any other. Refusals: those of RamFiles, Devices and
   // Mounts; with O_TRUNC those of Ftruncate.
   absl::StatusOr<int> OpenFile(session::Session& caller, const std::string& name, int flags, mode_t mode);
+  // X4: the open files of one session become another's, which has none yet.
+  void MoveFiles(session::Session& from, session::Session& to);
+  // EBADF.
+  absl::Status CloseFile(session::Session& caller, int number);
   absl::StatusOr<backing::FileStat> StatFile(const std::string& name) const;
   // EPERM for what is no ram file.
   absl::Status UnlinkFile(const std::string& name, const Credentials& who);
@@ -170,12 +186,22 @@ class Broker {
   absl::StatusOr<Place> Allocate(const nommu::Region& region, uid_t owner);
   bool WithdrawIfUnwanted(nommu::Region* region, const Fill& fill);
   void Free(const std::vector<nommu::Freed>& freed);
+  // What has changed, as records; to be applied before the answer. Nothing was changed if Record fails with ENOSPC, and
+  // the caller takes back what it did; what cannot be taken back is deferred.
+  std::vector<shm::Ledger::Change> TakeRecords() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Record() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RecordOrDefer() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<int> Keep(session::Session& caller, FilePointer file);
+  std::shared_ptr<backing::Backing> Reopen(const record::File& recorded);
+  absl::Status RestoreRegion(std::uint64_t id, const record::Region& recorded) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status FreeWhatIsUnused() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CheckStructures() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const nommu::Profile& profile_;
   const std::uint64_t nr_trim_pages_;
   shm::PagePool& pages_;
   const std::span<std::byte> pool_;
+  shm::Ledger* const ledger_;
   shm::SmallObjects small_objects_;
   backing::RamFiles ram_files_;
   backing::SysvShm sysv_;
@@ -183,6 +209,14 @@ class Broker {
   backing::Devices devices_;
   backing::Drivers drivers_;
   backing::Mounts mounts_;
+
+  // While all is made again.
+  struct Restored {
+    absl::flat_hash_map<std::uint64_t, std::shared_ptr<backing::RamNode>> nodes;  // by inode
+    std::vector<shm::Run> own;                                                    // of one owner each
+    std::vector<shm::Run> held;                                                   // of devices and ram files
+  };
+  Restored restored_;
 
   mutable shm::Mutex mutex_;
   nommu::MemoryMap map_ ABSL_GUARDED_BY(mutex_);

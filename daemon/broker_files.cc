@@ -34,7 +34,7 @@ absl::StatusOr<int> Broker::OpenFile(session::Session& caller, const std::string
   if ((flags & O_TRUNC) != 0 && (*file)->writable && Is(name, backing::kRamScheme)) {
     if (absl::Status status = Ftruncate(**file, 0); !status.ok()) return status;
   }
-  return caller.AddFile(*std::move(file));
+  return Keep(caller, *std::move(file));
 }
 
 absl::StatusOr<backing::FileStat> Broker::StatFile(const std::string& name) const {
@@ -80,6 +80,7 @@ absl::Status Broker::Ftruncate(const backing::Backing& backing, std::uint64_t si
                                    ": unmap it first; `mapctl maps` shows who has it"));
       }
       map_.DetachFrom(file->id, nommu::PagesOf(size));
+      RecordOrDefer();
       node.Shrink(size);
       return absl::OkStatus();
     }
@@ -123,6 +124,7 @@ absl::Status Broker::Shmdt(const session::Session& caller, nommu::PoolAddress ad
       return Refuse(EINVAL, "V", absl::StrCat("no segment is attached at pool address 0x", absl::Hex(address)));
     }
     if (absl::Status status = map_.Unmap(caller.space(), address, mapping->length, freed); !status.ok()) return status;
+    RecordOrDefer();
     CheckStructures();
   }
   sysv_.NoteDetached(*sysv_.IdOf(*file), caller.peer().pid);

@@ -228,6 +228,9 @@ CommandLine ParseCommandLine(int argc, char** argv) {
   app.add_option("--profile", profile, "whose rules apply: classic (2.6.18, default) or modern (6.12)")
       ->type_name("NAME");
   app.add_option("--config", config_file, "TOML file; options given here come before it")->type_name("FILE");
+  app.add_flag("--keep-state", result.config.keep_state,
+               "leave pool and ledger to the next daemon when stopped by SIGTERM");
+  app.add_flag("--reset", result.config.reset, "give up what a daemon that was killed has left");
   app.add_option("--log-level", log_level, "trace, debug, info (default), warning, error, critical, off")
       ->type_name("LEVEL");
   try {

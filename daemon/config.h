@@ -33,6 +33,10 @@ struct Config {
     std::map<std::string, std::string> values;
   };
   std::vector<Declared> declared;
+  // SIGTERM leaves pool and ledger to the next daemon.
+  bool keep_state = false;
+  // What a daemon before left is given up.
+  bool reset = false;
   spdlog::level::level_enum log_level = spdlog::level::info;
 };
 

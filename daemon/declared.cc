@@ -82,8 +82,9 @@ absl::Status MakeMount(Values values, Broker& broker) {
   return broker.mounts().Mount(name, device, type, Credentials{});
 }
 
-absl::Status MakeRamFile(Values values, Broker& broker) {
+absl::Status MakeRamFile(Values values, Broker& broker, bool restored) {
   const std::string name = Take(values, "name"), size = Take(values, "size");
+  if (restored && broker.ram_files().Stat(name).ok()) return absl::OkStatus();
   const absl::StatusOr<mode_t> mode = TakeMode(values);
   if (!mode.ok()) return mode.status();
   const absl::StatusOr<Credentials> owner = TakeOwner(values);
@@ -109,12 +110,12 @@ absl::Status MakeRamFile(Values values, Broker& broker) {
 
 }  // namespace
 
-absl::Status MakeDeclared(const Config& config, Broker& broker) {
+absl::Status MakeDeclared(const Config& config, Broker& broker, bool restored) {
   for (const Config::Declared& declared : config.declared) {
     using What = Config::Declared::What;
     const absl::Status status = declared.what == What::kDevice  ? MakeDevice(declared.values, broker)
                                 : declared.what == What::kMount ? MakeMount(declared.values, broker)
-                                                                : MakeRamFile(declared.values, broker);
+                                                                : MakeRamFile(declared.values, broker, restored);
     if (!status.ok()) {
       return Refuse(EINVAL, nommu::RuleOf(status), absl::StrCat(declared.where, ": ", std::string(status.message())));
     }

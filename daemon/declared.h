@@ -8,6 +8,6 @@
 namespace mapbroker {
 
 // Makes all of it. The first that cannot be made is told with the file and line that declares it.
-absl::Status MakeDeclared(const Config& config, Broker& broker);
+absl::Status MakeDeclared(const Config& config, Broker& broker, bool restored);
 
 }  // namespace mapbroker

@@ -25,6 +25,8 @@
 #include "daemon/session/handoff_server.h"
 #include "daemon/session/session_table.h"
 #include "daemon/session/unix_listener.h"
+#include "daemon/state.h"
+#include "daemon/tables.h"
 #include "daemon/version.h"
 #include "proto/handoff_packet.h"
 #include "shm_backend/page_pool.h"
@@ -88,6 +90,21 @@ v1::Welcome WelcomeOf(const Config& config, const shm::Segment& segment) {
   return welcome;
 }
 
+// Files, then whose address spaces there are, then what is mapped in them, then what is open.
+absl::Status Restore(const shm::Ledger& ledger, Broker& broker, session::SessionTable& sessions,
+                     session::HandoffServer& handoff_server) {
+  absl::Status status = broker.RestoreFiles();
+  if (status.ok()) status = handoff_server.Restore();
+  if (status.ok()) status = broker.RestoreMappings();
+  if (!status.ok()) return status;
+  return ledger.ForEach(kSessionFiles, [&](std::string_view key, std::string_view value) -> absl::Status {
+    const std::vector<std::uint64_t> numbers = shm::LedgerNumbers(key);
+    const auto session = numbers.size() == 2 ? sessions.FindById(numbers[0]) : nullptr;
+    if (session == nullptr) return absl::DataLossError("the ledger contradicts itself: an open file of no session");
+    return broker.RestoreSessionFile(*session, static_cast<int>(numbers[1]), value);
+  });
+}
+
 int Serve(const Config& config) {
   const auto loop = NewLoop();
   RaiseDescriptorLimit();
@@ -95,25 +112,38 @@ int Serve(const Config& config) {
 
   const absl::StatusOr<RuntimeDir> dir = RuntimeDir::Hold(config.runtime_dir);
   if (!dir.ok()) return Refused(dir.status());
-  const auto segment = shm::Segment::Create(config.pool);
-  if (!segment.ok()) return Refused(segment.status());
+  absl::StatusOr<State> state = State::Open(dir->path(), config);
+  if (!state.ok()) return Refused(state.status());
+  shm::Segment& segment = state->segment();
   const std::string prefix = absl::StrCat(dir->path(), "/");
   auto handoff = session::UnixListener::Listen(prefix + kHandoffSocketName, SOCK_SEQPACKET, config.socket_mode);
   if (!handoff.ok()) return Refused(handoff.status());
   auto grpc = session::UnixListener::Listen(prefix + kGrpcSocketName, SOCK_STREAM, config.socket_mode);
   if (!grpc.ok()) return Refused(grpc.status());
 
-  shm::PagePool pages((*segment)->bytes(), /*prefault=*/true);
-  Broker broker(*config.profile, pages, (*segment)->bytes(), config.limits);
-  if (absl::Status status = MakeDeclared(config, broker); !status.ok()) return Refused(status);
+  shm::PagePool pages(segment.bytes(), /*prefault=*/true, /*in_use=*/state->restored());
+  Broker broker(*config.profile, pages, segment.bytes(), config.limits, &state->ledger());
   session::SessionTable sessions;
   session::HandoffServer handoff_server(
-      loop.get(), *handoff, sessions,
-      {.welcome = WelcomeOf(config, **segment),
-       .pool_descriptor = [&](bool writable) { return (*segment)->ClientDescriptor(writable); },
+      loop.get(), *handoff, sessions, state->ledger(),
+      {.welcome = WelcomeOf(config, segment),
+       .pool_descriptor = [&](bool writable) { return segment.ClientDescriptor(writable); },
        .open_space = [&](pid_t pid) { return broker.OpenSpace(pid); },
        .join_space = [&](nommu::SpaceId space, pid_t pid) { broker.JoinSpace(space, pid); },
+       .move_files = [&](session::Session& from, session::Session& to) { broker.MoveFiles(from, to); },
        .leave_space = [&](nommu::SpaceId space, pid_t pid) { return broker.LeaveSpace(space, pid); }});
+  absl::Status made;
+  if (state->restored()) made = Restore(state->ledger(), broker, sessions, handoff_server);
+  broker.StartRecording();
+  if (made.ok()) {
+    handoff_server.EndDead();
+    made = MakeDeclared(config, broker, state->restored());
+  }
+  if (!made.ok()) {
+    // A mistake in the configuration loses nobody's memory.
+    if (state->restored()) state->Leave();
+    return Refused(absl::IsDataLoss(made) ? DoesNotFit(std::string(made.message())) : made);
+  }
   rpc::MemoryService memory(broker, sessions);
   rpc::DevicesService devices(broker, sessions);
   rpc::DriversService drivers(broker, sessions);
@@ -122,10 +152,11 @@ int Serve(const Config& config) {
   rpc::SysvShmService sysv_shm(broker, sessions);
   rpc::Server server(loop.get(), *grpc, {&devices, &drivers, &files, &memory, &ptrace, &sysv_shm});
 
-  spdlog::info("mapbrokerd {} serves {}: pool of {} bytes, profile {}", kVersion, dir->path(),
-               (*segment)->bytes().size(), config.profile->name);
+  spdlog::info("mapbrokerd {} serves {}: pool of {} bytes, profile {}", kVersion, dir->path(), segment.bytes().size(),
+               config.profile->name);
   sd_notify(0, "READY=1");
   const int status = sd_event_loop(loop.get());
+  if (config.keep_state) state->Leave();
   sd_notify(0, "STOPPING=1");
   spdlog::info("mapbrokerd stops");
   return status < 0 ? kFailed : kStopped;

@@ -39,6 +39,20 @@ std::string CommandOf(pid_t pid) {
   return command;
 }
 
+std::uint64_t StartTimeOf(pid_t pid) {
+  std::string stat;
+  std::getline(std::ifstream(absl::StrCat("/proc/", pid, "/stat")), stat);
+  // The name, in parentheses, may hold anything; the state that follows it is field 3, and the time is field 22.
+  const std::size_t name_end = stat.rfind(')');
+  if (name_end == std::string::npos) return 0;
+  std::istringstream fields(stat.substr(name_end + 1));
+  std::string skipped;
+  for (int field = 3; field < 22; ++field) fields >> skipped;
+  std::uint64_t time = 0;
+  fields >> time;
+  return time;
+}
+
 bool IsTraced(pid_t pid) {
   const std::vector<long> tracer = StatusOf(pid, "TracerPid");
   return !tracer.empty() && tracer[0] != 0;

@@ -13,6 +13,9 @@ namespace mapbroker {
 // The name of its command, empty if it is gone.
 std::string CommandOf(pid_t pid);
 
+// When it was started, in clock ticks since the machine was: with the pid it names a process once and for all. 0: gone.
+std::uint64_t StartTimeOf(pid_t pid);
+
 // Whether another process traces it at this moment (S2).
 bool IsTraced(pid_t pid);
 

@@ -17,8 +17,11 @@ constexpr int kNice = 10;
 
 }  // namespace
 
-PagePool::PagePool(std::span<std::byte> pool, bool prefault)
-    : pool_(pool), runs_(pool.size() / kPageSize), prefault_(prefault), worker_([this] { Work(); }) {}
+PagePool::PagePool(std::span<std::byte> pool, bool prefault, bool in_use)
+    : pool_(pool), runs_(pool.size() / kPageSize), prefault_(prefault) {
+  if (in_use) runs_.Allocate(runs_.total_pages());
+  worker_ = std::thread([this] { Work(); });
+}
 
 PagePool::~PagePool() {
   {

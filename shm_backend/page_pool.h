@@ -29,8 +29,9 @@ class PagePool {
   };
 
   // `pool` is all of the pool's memory, a whole number of pages that hold zeros; it outlives the PagePool. With
-  // `prefault` its pages are made resident in the background.
-  PagePool(std::span<std::byte> pool, bool prefault);
+  // `prefault` its pages are made resident in the background. With `in_use` nobody knows yet what is free and what it
+  // holds: nothing is given out until it is freed.
+  PagePool(std::span<std::byte> pool, bool prefault, bool in_use = false);
   ~PagePool();
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;

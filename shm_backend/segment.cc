@@ -137,6 +137,38 @@ absl::StatusOr<std::unique_ptr<Segment>> Segment::Create(const SegmentSpec& spec
   return segment;
 }
 
+absl::StatusOr<std::unique_ptr<Segment>> Segment::Adopt(const SegmentSpec& spec, const Identity& identity,
+                                                        UniqueFd fd) {
+  if (absl::Status status = CheckSpec(spec); !status.ok()) return status;
+  std::unique_ptr<Segment> segment(new Segment);
+  if (spec.huge_pages) segment->granularity_ = HugePageSize();
+  if (spec.kind != Kind::kMemfd) {
+    const std::string path = PathOf(spec);
+    fd = UniqueFd(open(path.c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
+    if (fd && flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+      return absl::AlreadyExistsError(absl::StrCat("another mapbrokerd has the pool ", path));
+    }
+  }
+  segment->fd_ = std::move(fd);
+  if (!segment->fd_ || segment->identity() != identity || identity.size != spec.size) {
+    return absl::NotFoundError("the pool that the ledger is of is not there");
+  }
+  if (spec.kind != Kind::kMemfd) {
+    segment->path_ = PathOf(spec);
+    segment->mark_ = MarkOf(segment->path_, identity.inode);
+  }
+  if (absl::Status status = segment->CommitAndMap(spec); !status.ok()) return status;
+  return segment;
+}
+
+Segment::Identity Segment::identity() const {
+  struct stat stat {};
+  fstat(fd_.get(), &stat);
+  return {stat.st_dev, stat.st_ino, static_cast<std::uint64_t>(stat.st_size)};
+}
+
+void Segment::Leave() { path_.clear(); }
+
 absl::Status Segment::MakeMemfd(const SegmentSpec& spec) {
   if (absl::Status status = CheckAvailable(spec); !status.ok()) return status;
   fd_ = UniqueFd(memfd_create("mapbroker-pool", MFD_CLOEXEC | MFD_ALLOW_SEALING | (spec.huge_pages ? MFD_HUGETLB : 0)));

@@ -9,8 +9,8 @@
 // write to it could truncate it, so memfd is the default and names are for those who trust all their clients.
 //
 // Beside a named pool stands a mark, the empty file NAME.mapbrokerd-INODE, and its daemon holds a lock on the pool as
-// long as it lives. A pool that is marked and not locked was left by a dead daemon and is made
-// anew. Whatever else has that name is not ours and is never touched.
+// long as it lives. A pool that is marked and not locked was left by a dead daemon: it is taken over where a ledger
+// knows it (Adopt), else made anew. Whatever else has that name is not ours and is never touched.
 #pragma once
 
 #include <boost/interprocess/mapped_region.hpp>
@@ -48,6 +48,23 @@ class Segment {
   // for and how much there is; nothing was made), AlreadyExists (another daemon has the name, or it holds what no
   // mapbrokerd made), else the failing call and its reason.
   static absl::StatusOr<std::unique_ptr<Segment>> Create(const SegmentSpec& spec);
+
+  // Which pool it is, among all that were since the machine started.
+  struct Identity {
+    std::uint64_t device = 0, inode = 0;
+    std::uint64_t size = 0;  // bytes
+    friend bool operator==(const Identity&, const Identity&) = default;
+  };
+  Identity identity() const;
+
+  // Takes over the pool of a daemon that has ended, with what it holds. `fd`: an open descriptor of it; empty: it is
+  // found by the spec's name. NotFound: there is none, or it is another; AlreadyExists: its daemon lives.
+  static absl::StatusOr<std::unique_ptr<Segment>> Adopt(const SegmentSpec& spec, const Identity& identity, UniqueFd fd);
+
+  // The pool and its name stay for the next daemon.
+  void Leave();
+  // For the next daemon to take over. It stays the Segment's.
+  int fd() const { return fd_.get(); }
 
   ~Segment();
   Segment(const Segment&) = delete;

@@ -42,6 +42,37 @@ std::optional<SmallObjects::Object> SmallObjects::Allocate(std::uint64_t bytes, 
   return Object{page * kPageSize + slot * size, size};
 }
 
+bool SmallObjects::Restore(std::uint64_t start, std::uint64_t size, std::uint32_t owner) {
+  if (std::find(kSizes.begin(), kSizes.end(), size) == kSizes.end() || start % kPageSize % size != 0) return false;
+  const std::uint64_t page = start / kPageSize, bit = std::uint64_t{1} << (start % kPageSize / size);
+  MutexLock lock(mutex_);
+  const auto [found, is_new] = slabs_.try_emplace(page);
+  Slab& slab = found->second;
+  if (is_new) slab = Slab{.owner = owner, .size = static_cast<std::uint32_t>(size)};
+  if (slab.owner != owner || slab.size != size || (slab.used & bit) != 0) return false;
+  slab.used |= bit;
+  const Kind kind{slab.owner, slab.size};
+  if (slab.used != AllUsed(slab.size)) {
+    with_room_[kind].insert(page);
+  } else if (const auto with_room = with_room_.find(kind); with_room != with_room_.end()) {
+    with_room->second.erase(page);
+    if (with_room->second.empty()) with_room_.erase(with_room);
+  }
+  return true;
+}
+
+std::uint32_t SmallObjects::OwnerOf(std::uint64_t start) const {
+  MutexLock lock(mutex_);
+  return slabs_.at(start / kPageSize).owner;
+}
+
+std::vector<std::uint64_t> SmallObjects::Pages() const {
+  std::vector<std::uint64_t> pages;
+  MutexLock lock(mutex_);
+  for (const auto& [page, slab] : slabs_) pages.push_back(page);
+  return pages;
+}
+
 void SmallObjects::Free(std::uint64_t start) {
   const std::uint64_t page = start / kPageSize;
   MutexLock lock(mutex_);

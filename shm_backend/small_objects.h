@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "absl/container/btree_set.h"
 #include "absl/container/flat_hash_map.h"
@@ -29,6 +30,14 @@ class SmallObjects {
   // REQUIRES: 0 < bytes < kPageSize.
   std::optional<Object> Allocate(std::uint64_t bytes, std::uint32_t owner);
 
+  // An object that was given out by another SmallObjects on the same pool, on a page of which the pool knows. False: it
+  // contradicts what is there.
+  bool Restore(std::uint64_t start, std::uint64_t size, std::uint32_t owner);
+  // Whose the page is. REQUIRES: an object starts at `start`.
+  std::uint32_t OwnerOf(std::uint64_t start) const;
+  // The pages that hold objects.
+  std::vector<std::uint64_t> Pages() const;
+
   // Zeroes the object and gives it back. REQUIRES: it starts at `start`.
   void Free(std::uint64_t start);
 
@@ -43,7 +52,7 @@ class SmallObjects {
 
   PagePool& pages_;
   const std::span<std::byte> pool_;
-  Mutex mutex_;
+  mutable Mutex mutex_;
   absl::flat_hash_map<std::uint64_t, Slab> slabs_ ABSL_GUARDED_BY(mutex_);  // by page
   absl::flat_hash_map<Kind, absl::btree_set<std::uint64_t>> with_room_ ABSL_GUARDED_BY(mutex_);
 };

@@ -22,6 +22,16 @@ void Backing::Close(nommu::PoolAddress, std::uint64_t) const {}
 
 void Backing::Closed(nommu::PoolAddress, std::uint64_t) const {}
 
+record::File Backing::Record() const {
+  record::File file;
+  file.set_kind(record::File::KIND_REMEMBERED);
+  file.set_device(id.device);
+  file.set_inode(id.inode);
+  file.set_path(Path());
+  file.set_capabilities(capabilities);
+  return file;
+}
+
 absl::Status Backing::Write(std::uint64_t, std::span<const std::byte>) const {
   return nommu::Refuse(EBADF, "", "the file is not the daemon's: write to it directly");
 }

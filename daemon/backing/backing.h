@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "daemon/nommu/file.h"
 #include "daemon/nommu/map_request.h"
+#include "daemon/record.pb.h"
 
 namespace mapbroker::backing {
 
@@ -49,6 +50,9 @@ class Backing : public nommu::File {
   // P7: a mapping of that memory has gone, and this is when a driver is told. Before Close, if it was the last one.
   // Never blocks.
   virtual void Closed(nommu::PoolAddress start, std::uint64_t length) const;
+
+  // What a daemon that is started later must know of it.
+  virtual record::File Record() const;
 
   // Files that the daemon keeps itself; for a file of the host both are EBADF, since its clients have it open
   // themselves. Write: all of it, or nothing.

@@ -10,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/nommu/refusal.h"
+#include "daemon/tables.h"
 
 namespace mapbroker::backing {
 namespace {
@@ -57,7 +58,55 @@ absl::Status NoSuchFile(const std::string& name) {
 RamNode::RamNode(RamFiles& files, std::string name, std::uint64_t inode, const Credentials& owner, mode_t mode)
     : files_(files), name_(std::move(name)), inode_(inode), uid_(owner.uid), gid_(owner.gid), mode_(mode & 0777) {}
 
-RamNode::~RamNode() { Shrink(0); }
+RamNode::~RamNode() {
+  Shrink(0);
+  if (files_.ledger_ != nullptr) files_.ledger_->ApplyOrDefer({{kRamNodes, shm::LedgerKey({inode_})}}).IgnoreError();
+}
+
+shm::Ledger::Change RamNode::RecordOf(std::uint64_t size) const {
+  record::RamNode node;
+  node.set_name(name_);
+  node.set_uid(uid_);
+  node.set_gid(gid_);
+  node.set_mode(mode_);
+  node.set_size(size);
+  node.set_unlinked(unlinked_);
+  return {kRamNodes, shm::LedgerKey({inode_}), node.SerializeAsString()};
+}
+
+// What it is about to be; nothing is done if that cannot be recorded.
+absl::Status RamNode::Record(std::uint64_t size, const std::vector<Piece>& added) const {
+  if (files_.ledger_ == nullptr) return absl::OkStatus();
+  std::vector<shm::Ledger::Change> changes{RecordOf(size)};
+  for (const Piece& piece : added) {
+    record::Piece run;
+    run.set_first(piece.run.first);
+    run.set_pages(piece.run.pages);
+    changes.push_back({kPieces, shm::LedgerKey({inode_, piece.first}), run.SerializeAsString()});
+  }
+  if (files_.ledger_->Apply(changes).ok()) return absl::OkStatus();
+  return Refuse(ENOSPC, "F", "the runtime directory is full, so that nothing can be recorded: make room there");
+}
+
+absl::Status RamNode::Create() {
+  shm::MutexLock lock(mutex_);
+  return Record(0, {});
+}
+
+void RamNode::RestorePiece(std::uint64_t first, shm::Run run) {
+  shm::MutexLock lock(mutex_);
+  Add(Piece{first, run});
+}
+
+void RamNode::RestoreSize(std::uint64_t size, bool unlinked) {
+  shm::MutexLock lock(mutex_);
+  size_ = size;
+  unlinked_ = unlinked;
+}
+
+void RamNode::RestoreHold(nommu::PoolAddress start, std::uint64_t length) const {
+  files_.held_.Hold(shm::Run{start / kPageSize, length / kPageSize});
+}
 
 std::string RamNode::Name() const {
   shm::MutexLock lock(mutex_);
@@ -69,9 +118,12 @@ std::uint64_t RamNode::Size() const {
   return size_;
 }
 
-void RamNode::SetUnlinked() {
+absl::Status RamNode::SetUnlinked() {
   shm::MutexLock lock(mutex_);
   unlinked_ = true;
+  absl::Status status = Record(size_, {});
+  unlinked_ = status.ok();
+  return status;
 }
 
 FileStat RamNode::Stat() const {
@@ -162,6 +214,7 @@ absl::Status RamNode::Write(std::uint64_t offset, bool append, std::span<const s
   if (from.empty()) return absl::OkStatus();
   // Memory for the gaps is found outside the lock, for the gaps that there were then.
   std::vector<Piece> pieces, gaps, memory;
+  absl::Status failed;
   for (;;) {
     {
       shm::MutexLock lock(mutex_);
@@ -170,8 +223,11 @@ absl::Status RamNode::Write(std::uint64_t offset, bool append, std::span<const s
       const std::uint64_t first = offset / kPageSize, end = PagesOf(offset + from.size());
       std::vector<Piece> gaps_now = GapsIn(first, end);
       if (gaps_now == gaps) {
+        const std::uint64_t size = std::max(size_, offset + from.size());
+        if (size != size_ || !memory.empty()) failed = Record(size, memory);
+        if (!failed.ok()) break;
         for (const Piece& piece : memory) Add(piece);
-        size_ = std::max(size_, offset + from.size());
+        size_ = size;
         pieces = PiecesIn(first, end);
         for (const Piece& piece : pieces) files_.held_.Hold(piece.run);
         break;
@@ -184,7 +240,7 @@ absl::Status RamNode::Write(std::uint64_t offset, bool append, std::span<const s
   }
   if (pieces.empty()) {
     FreePieces(memory);
-    return TooBig(offset, kMaxSize);
+    return failed.ok() ? TooBig(offset, kMaxSize) : failed;
   }
   for (const Piece& piece : pieces) {
     const std::uint64_t begin = std::max(piece.first * kPageSize, offset);
@@ -200,7 +256,10 @@ absl::Status RamNode::Grow(std::uint64_t size) {
   if (size > kMaxSize) return TooBig(size, kMaxSize);
   {
     shm::MutexLock lock(mutex_);
-    if (size_ > 0) size_ = std::max(size_, size);
+    if (size_ > 0 && size > size_) {
+      if (absl::Status status = Record(size, {}); !status.ok()) return status;
+      size_ = size;
+    }
     if (size_ > 0 || size == 0) return absl::OkStatus();
   }
   const std::uint64_t pool = files_.pool_.size();
@@ -210,9 +269,14 @@ absl::Status RamNode::Grow(std::uint64_t size) {
   {
     shm::MutexLock lock(mutex_);
     if (size_ == 0) {
-      Add(Piece{0, *run});
-      size_ = size;
-      return absl::OkStatus();
+      absl::Status status = Record(size, {Piece{0, *run}});
+      if (status.ok()) {
+        Add(Piece{0, *run});
+        size_ = size;
+      } else {
+        files_.pages_.Free(*run);
+      }
+      return status;
     }
   }
   // Somebody was faster.
@@ -220,11 +284,30 @@ absl::Status RamNode::Grow(std::uint64_t size) {
   return Grow(size);
 }
 
+// The pieces that go, and what stays of one that is cut in two.
+void RamNode::RecordCut(std::uint64_t size) const {
+  if (files_.ledger_ == nullptr) return;
+  std::vector<shm::Ledger::Change> changes{RecordOf(size)};
+  const std::uint64_t end = PagesOf(size);
+  const auto [at, past] = pages_.equal_range(IntervalOf(end, UINT64_MAX));
+  // What adjoins may have been recorded piece by piece.
+  const std::uint64_t first = at == past ? end : std::min(at->first.lower(), end);
+  changes.push_back({kPieces, shm::LedgerKey({inode_, first}), std::nullopt, shm::LedgerKey({inode_, UINT64_MAX})});
+  if (first < end) {
+    record::Piece kept;
+    kept.set_first(static_cast<std::uint64_t>(static_cast<std::int64_t>(first) + at->second));
+    kept.set_pages(end - first);
+    changes.push_back({kPieces, shm::LedgerKey({inode_, first}), kept.SerializeAsString()});
+  }
+  files_.ledger_->ApplyOrDefer(std::move(changes)).IgnoreError();
+}
+
 void RamNode::Shrink(std::uint64_t size) {
   std::vector<Piece> cut;
   {
     shm::MutexLock lock(mutex_);
     cut = PiecesIn(PagesOf(size), UINT64_MAX);
+    RecordCut(size);
     pages_.erase(IntervalOf(PagesOf(size), UINT64_MAX));
     size_ = size;
     if (const std::uint64_t kept = size % kPageSize; kept != 0) {
@@ -266,6 +349,17 @@ RamFile::RamFile(std::shared_ptr<RamNode> node, int open_flags)
   writable = mode != O_RDONLY;
 }
 
+record::File RamFile::Record() const {
+  record::File file;
+  file.set_kind(record::File::KIND_RAM);
+  file.set_device(id.device);
+  file.set_inode(id.inode);
+  const int mode = readable && writable ? O_RDWR : writable ? O_WRONLY : O_RDONLY;
+  file.set_open_flags(
+      static_cast<std::uint32_t>(mode | (append_ ? O_APPEND : 0) | (kind == Kind::kNotOpen ? O_PATH : 0)));
+  return file;
+}
+
 absl::StatusOr<std::size_t> RamFile::Read(std::uint64_t offset, std::span<std::byte> into) const {
   if (offset > kMaxSize || into.size() > kMaxSize - offset) {
     return Refuse(EINVAL, "S5", "the range goes past the largest possible file");
@@ -277,8 +371,20 @@ absl::StatusOr<nommu::PoolAddress> RamFile::GetUnmappedArea(const nommu::MapRequ
   return node_->Hold(request.offset / kPageSize, request.length / kPageSize);
 }
 
-std::shared_ptr<RamNode> RamFiles::Make(const std::string& name, const Credentials& owner, mode_t mode) {
-  return std::make_shared<RamNode>(*this, name, ++last_inode_, owner, mode);
+absl::StatusOr<std::shared_ptr<RamNode>> RamFiles::Make(const std::string& name, const Credentials& owner,
+                                                        mode_t mode) {
+  auto node = std::make_shared<RamNode>(*this, name, ++last_inode_, owner, mode);
+  if (absl::Status status = node->Create(); !status.ok()) return status;
+  return node;
+}
+
+std::shared_ptr<RamNode> RamFiles::Restore(const std::string& name, std::uint64_t inode, const Credentials& owner,
+                                           mode_t mode, bool unlinked) {
+  auto node = std::make_shared<RamNode>(*this, name, inode, owner, mode);
+  shm::MutexLock lock(mutex_);
+  last_inode_ = std::max(last_inode_, inode);
+  if (!unlinked) names_.emplace(name, node);
+  return node;
 }
 
 absl::StatusOr<std::shared_ptr<RamFile>> RamFiles::Open(const std::string& name, int flags, mode_t mode,
@@ -302,14 +408,17 @@ absl::StatusOr<std::shared_ptr<RamFile>> RamFiles::Open(const std::string& name,
   }
   if ((flags & O_CREAT) == 0) return NoSuchFile(name);
   const auto node = Make(name, who, mode);
-  names_.emplace(name, node);
-  return std::make_shared<RamFile>(node, flags);
+  if (!node.ok()) return node.status();
+  names_.emplace(name, *node);
+  return std::make_shared<RamFile>(*node, flags);
 }
 
-std::shared_ptr<RamNode> RamFiles::MakeUnnamed(const std::string& shown, const Credentials& owner, mode_t mode) {
+absl::StatusOr<std::shared_ptr<RamNode>> RamFiles::MakeUnnamed(const std::string& shown, const Credentials& owner,
+                                                               mode_t mode) {
   shm::MutexLock lock(mutex_);
   auto node = Make(shown, owner, mode);
-  node->SetUnlinked();
+  if (!node.ok()) return node.status();
+  if (absl::Status status = (*node)->SetUnlinked(); !status.ok()) return status;
   return node;
 }
 
@@ -322,9 +431,9 @@ absl::Status RamFiles::Unlink(const std::string& name, const Credentials& who) {
     return Refuse(EPERM, "F",
                   absl::StrCat(name, " belongs to user ", found->second->uid(), ", who alone may unlink it"));
   }
+  if (absl::Status status = found->second->SetUnlinked(); !status.ok()) return status;
   node = std::move(found->second);
   names_.erase(found);
-  node->SetUnlinked();
   return absl::OkStatus();
 }
 

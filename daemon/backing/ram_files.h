@@ -15,6 +15,7 @@
 #include "daemon/backing/backing.h"
 #include "daemon/credentials.h"
 #include "shm_backend/held_pages.h"
+#include "shm_backend/ledger.h"
 #include "shm_backend/mutex.h"
 #include "shm_backend/page_pool.h"
 
@@ -45,7 +46,8 @@ class RamNode {
   std::string Name() const;
   std::uint64_t Size() const;
   FileStat Stat() const;
-  void SetUnlinked();
+  // It has lost its name, or never had one. ENOSPC if that cannot be recorded.
+  absl::Status SetUnlinked();
 
   // How many bytes were read: fewer than asked for only at the end of the file. Holes read as zeros.
   std::size_t Read(std::uint64_t offset, std::span<std::byte> into) const;
@@ -54,6 +56,14 @@ class RamNode {
   // F1: a file of size 0 gets one run. EFBIG, ENOMEM. F2: a larger size makes a hole. REQUIRES: `size` is not less than
   // the file's, unless nothing else changes the file (Shrink).
   absl::Status Grow(std::uint64_t size);
+  // Records it. ENOSPC.
+  absl::Status Create();
+  // Makes again what was recorded, of a file that has nothing yet; the pages are held from now on.
+  void RestorePiece(std::uint64_t first, shm::Run run);
+  void RestoreSize(std::uint64_t size, bool unlinked);
+  // What was recorded of a direct mapping.
+  void RestoreHold(nommu::PoolAddress start, std::uint64_t length) const;
+
   // F5: gives back the pages past the new size and zeroes the rest of the last. Whoever holds pages keeps them.
   void Shrink(std::uint64_t size);
 
@@ -75,6 +85,9 @@ class RamNode {
   void Add(const Piece& piece) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status AllocateGaps(std::vector<Piece>& gaps) const;
   void FreePieces(const std::vector<Piece>& pieces) const;
+  absl::Status Record(std::uint64_t size, const std::vector<Piece>& added) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RecordCut(std::uint64_t size) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  shm::Ledger::Change RecordOf(std::uint64_t size) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   RamFiles& files_;
   const std::string name_;
@@ -105,6 +118,7 @@ class RamFile : public Backing {
     return node_->Write(offset, append_, from);
   }
   absl::StatusOr<FileStat> Stat() const override { return node_->Stat(); }
+  record::File Record() const override;
 
  private:
   const std::shared_ptr<RamNode> node_;
@@ -116,14 +130,19 @@ class RamFile : public Backing {
 class RamFiles {
  public:
   // `pool` is where this process has the pool's bytes.
-  RamFiles(shm::PagePool& pages, std::span<std::byte> pool) : pages_(pages), pool_(pool), held_(pages) {}
+  // `ledger`: where they are recorded, null for nowhere; outlives them too.
+  RamFiles(shm::PagePool& pages, std::span<std::byte> pool, shm::Ledger* ledger = nullptr)
+      : pages_(pages), pool_(pool), ledger_(ledger), held_(pages) {}
 
   // open(2): O_ACCMODE, O_CREAT, O_EXCL, O_APPEND and O_PATH; O_TRUNC is the caller's to carry out (F4). ENOENT,
   // EEXIST, EACCES, EINVAL, ENAMETOOLONG, ENOTDIR (O_DIRECTORY).
   absl::StatusOr<std::shared_ptr<RamFile>> Open(const std::string& name, int flags, mode_t mode,
                                                 const Credentials& who);
   // A file that never had a name; `shown` is what listings say.
-  std::shared_ptr<RamNode> MakeUnnamed(const std::string& shown, const Credentials& owner, mode_t mode);
+  absl::StatusOr<std::shared_ptr<RamNode>> MakeUnnamed(const std::string& shown, const Credentials& owner, mode_t mode);
+  // Makes a file again that was recorded; one that is unlinked goes with the last who has it.
+  std::shared_ptr<RamNode> Restore(const std::string& name, std::uint64_t inode, const Credentials& owner, mode_t mode,
+                                   bool unlinked);
   // ENOENT, EPERM.
   absl::Status Unlink(const std::string& name, const Credentials& who);
   absl::StatusOr<FileStat> Stat(const std::string& name) const;
@@ -132,11 +151,12 @@ class RamFiles {
 
  private:
   friend class RamNode;
-  std::shared_ptr<RamNode> Make(const std::string& name, const Credentials& owner, mode_t mode)
+  absl::StatusOr<std::shared_ptr<RamNode>> Make(const std::string& name, const Credentials& owner, mode_t mode)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   shm::PagePool& pages_;
   const std::span<std::byte> pool_;
+  shm::Ledger* const ledger_;
   shm::HeldPages held_;
   mutable shm::Mutex mutex_;
   std::uint64_t last_inode_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -2,12 +2,14 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "daemon/nommu/refusal.h"
+#include "daemon/tables.h"
 
 namespace mapbroker::backing {
 namespace {
@@ -53,12 +55,72 @@ class SysvShm::File final : public RamFile {
     table_.LastDetach(id_);
   }
 
+  record::File Record() const override {
+    record::File file = RamFile::Record();
+    file.set_kind(record::File::KIND_SEGMENT);
+    file.set_segment(id_);
+    return file;
+  }
+
   int id() const { return id_; }
 
  private:
   SysvShm& table_;
   const int id_;
 };
+
+shm::Ledger::Change SysvShm::RecordOf(const Segment& segment) const {
+  record::Segment to;
+  to.set_key(segment.key);
+  to.set_size(segment.size);
+  to.set_uid(segment.uid);
+  to.set_gid(segment.gid);
+  to.set_cuid(segment.cuid);
+  to.set_cgid(segment.cgid);
+  to.set_mode(segment.mode);
+  to.set_marked_destroyed(segment.marked_destroyed);
+  to.set_creator(segment.creator);
+  to.set_last(segment.last);
+  to.set_attached(segment.attached);
+  to.set_detached(segment.detached);
+  to.set_changed(segment.changed);
+  to.set_inode(segment.file.inode);
+  return {kSegments, shm::LedgerKey({static_cast<std::uint64_t>(segment.id)}), to.SerializeAsString()};
+}
+
+void SysvShm::Note(const Segment& segment) const {
+  if (ledger_ != nullptr) ledger_->ApplyOrDefer({RecordOf(segment)}).IgnoreError();
+}
+
+void SysvShm::Restore(int id, const record::Segment& recorded, std::shared_ptr<RamNode> node) {
+  shm::MutexLock lock(mutex_);
+  next_id_ = std::max(next_id_, id + 1);
+  const Segment segment{.id = id,
+                        .key = recorded.key(),
+                        .size = recorded.size(),
+                        .uid = recorded.uid(),
+                        .cuid = recorded.cuid(),
+                        .gid = recorded.gid(),
+                        .cgid = recorded.cgid(),
+                        .mode = recorded.mode(),
+                        .marked_destroyed = recorded.marked_destroyed(),
+                        .creator = recorded.creator(),
+                        .last = recorded.last(),
+                        .attached = recorded.attached(),
+                        .detached = recorded.detached(),
+                        .changed = recorded.changed(),
+                        .file = {kRamDevice, node->inode()}};
+  segments_.emplace(id, Entry{segment, std::move(node)});
+  pages_ += PagesOf(recorded.size());
+  if (recorded.key() != IPC_PRIVATE) keys_[recorded.key()] = id;
+}
+
+std::shared_ptr<Backing> SysvShm::Reopen(const record::File& recorded) {
+  shm::MutexLock lock(mutex_);
+  const auto entry = Find(recorded.segment());
+  if (!entry.ok()) return nullptr;
+  return std::make_shared<File>(*this, recorded.segment(), (*entry)->node, static_cast<int>(recorded.open_flags()));
+}
 
 absl::StatusOr<SysvShm::Entry*> SysvShm::Find(int id) {
   const auto found = segments_.find(id);
@@ -113,7 +175,8 @@ absl::StatusOr<int> SysvShm::Get(key_t key, std::uint64_t size, int flags, const
   }
   // Outside the lock: finding memory may take time. The file's name is what the kernel shows.
   auto node = files_.MakeUnnamed(absl::StrFormat("/SYSV%08x", key), who, static_cast<mode_t>(flags));
-  if (absl::Status status = node->Grow(size); !status.ok()) return status;
+  if (!node.ok()) return node.status();
+  if (absl::Status status = (*node)->Grow(size); !status.ok()) return status;
 
   shm::MutexLock lock(mutex_);
   if (absl::Status status = CheckLimits(size); !status.ok()) return status;
@@ -133,8 +196,14 @@ absl::StatusOr<int> SysvShm::Get(key_t key, std::uint64_t size, int flags, const
                   .mode = static_cast<mode_t>(flags & 0777),
                   .creator = who.pid,
                   .changed = std::time(nullptr),
-                  .file = {kRamDevice, node->inode()}};
-  segments_.emplace(id, Entry{segment, std::move(node)});
+                  .file = {kRamDevice, (*node)->inode()}};
+  if (ledger_ != nullptr) {
+    const shm::Ledger::Change record = RecordOf(segment);
+    if (!ledger_->Apply({&record, 1}).ok()) {
+      return Refuse(ENOSPC, "V", "the runtime directory is full, so that nothing can be recorded: make room there");
+    }
+  }
+  segments_.emplace(id, Entry{segment, *std::move(node)});
   pages_ += PagesOf(size);
   if (key != IPC_PRIVATE) keys_[key] = id;
   return id;
@@ -155,6 +224,7 @@ void SysvShm::NoteAttached(int id, pid_t pid) {
   if (const auto entry = Find(id); entry.ok()) {
     (*entry)->segment.attached = std::time(nullptr);
     (*entry)->segment.last = pid;
+    Note((*entry)->segment);
   }
 }
 
@@ -163,6 +233,7 @@ void SysvShm::NoteDetached(int id, pid_t pid) {
   if (const auto entry = Find(id); entry.ok()) {
     (*entry)->segment.detached = std::time(nullptr);
     (*entry)->segment.last = pid;
+    Note((*entry)->segment);
   }
 }
 
@@ -192,6 +263,7 @@ absl::Status SysvShm::Set(int id, uid_t uid, gid_t gid, mode_t mode, const Crede
   segment.gid = gid;
   segment.mode = mode & 0777;
   segment.changed = std::time(nullptr);
+  Note(segment);
   return absl::OkStatus();
 }
 
@@ -212,6 +284,7 @@ absl::Status SysvShm::Remove(int id, const std::function<bool(const nommu::FileI
   if (const auto key = keys_.find(segment.key); key != keys_.end() && key->second == id) keys_.erase(key);
   segment.key = IPC_PRIVATE;
   segment.marked_destroyed = true;
+  Note(segment);
   if (!is_mapped(segment.file)) gone = Take(id);
   return absl::OkStatus();
 }
@@ -221,6 +294,8 @@ std::shared_ptr<RamNode> SysvShm::Take(int id) {
   std::shared_ptr<RamNode> node = std::move(entry->second.node);
   pages_ -= PagesOf(entry->second.segment.size);
   segments_.erase(entry);
+  if (ledger_ != nullptr)
+    ledger_->ApplyOrDefer({{kSegments, shm::LedgerKey({static_cast<std::uint64_t>(id)})}}).IgnoreError();
   return node;
 }
 
@@ -231,6 +306,7 @@ void SysvShm::LastDetach(int id) {
   if (!entry.ok()) return;
   Segment& segment = (*entry)->segment;
   segment.detached = std::time(nullptr);
+  Note(segment);
   if (segment.marked_destroyed) gone = Take(id);
 }
 

@@ -45,7 +45,14 @@ struct Segment {
 // Thread-safe; outlives the files that it gives out. How many mappings a segment has is the memory map's to know.
 class SysvShm {
  public:
-  SysvShm(RamFiles& files, const SysvLimits& limits) : files_(files), limits_(limits) {}
+  // `ledger`: where they are recorded, null for nowhere.
+  SysvShm(RamFiles& files, const SysvLimits& limits, shm::Ledger* ledger = nullptr)
+      : files_(files), limits_(limits), ledger_(ledger) {}
+
+  // Makes a segment again that was recorded.
+  void Restore(int id, const record::Segment& recorded, std::shared_ptr<RamNode> node);
+  // A file of the segment, as shmat opened it; null if there is none.
+  std::shared_ptr<Backing> Reopen(const record::File& recorded);
 
   // shmget(2): the number of the segment. `flags`: IPC_CREAT, IPC_EXCL and nine permission bits; SHM_HUGETLB is EINVAL,
   // the rest changes nothing. ENOENT, EEXIST, EACCES, EINVAL, ENOSPC, EFBIG, ENOMEM.
@@ -75,6 +82,8 @@ class SysvShm {
     std::shared_ptr<RamNode> node;
   };
 
+  shm::Ledger::Change RecordOf(const Segment& segment) const;
+  void Note(const Segment& segment) const;
   absl::StatusOr<Entry*> Find(int id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<int> FindByKey(key_t key, std::uint64_t size, int flags, const Credentials& who)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -84,6 +93,7 @@ class SysvShm {
 
   RamFiles& files_;
   const SysvLimits limits_;
+  shm::Ledger* const ledger_;
   mutable shm::Mutex mutex_;
   int next_id_ ABSL_GUARDED_BY(mutex_) = 0;
   std::uint64_t pages_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -68,6 +68,7 @@ class IntervalIndex {
   void Insert(const FileRange& range, Region* region) { tree_.insert({range, region}); }
   // Whether it was there.
   bool Erase(const FileRange& range) { return tree_.erase(range); }
+  bool Contains(const FileRange& range) const { return tree_.find(range) != tree_.end(); }
   bool empty() const { return tree_.empty(); }
 
   // Some region that holds all of the pages, or any of them, or exactly them; null if none does. O(log n).

@@ -44,6 +44,7 @@ SpaceId MemoryMap::OpenSpace(std::int32_t pid) {
 }
 
 void MemoryMap::JoinSpace(SpaceId space, std::int32_t pid) {
+  next_id_ = std::max(next_id_, space + 1);
   spaces_[space].pids.push_back(pid);
   processes_.emplace(pid, space);
 }
@@ -169,6 +170,7 @@ void MemoryMap::Place(Region* region, PoolAddress start, std::uint64_t slack) {
   region->placed = true;
   region_pages_ += PagesOf(region->length);
   placed_.emplace(Key{start, region->id}, region);
+  NoteRegion(*region);
 }
 
 void MemoryMap::Withdraw(Region* region) { Unindex(region); }
@@ -194,6 +196,7 @@ void MemoryMap::DetachFrom(const FileId& file, std::uint64_t first) {
     Region* const region = direct == nullptr ? nullptr : direct->FindOverlapping(first, UINT64_MAX);
     if (region == nullptr) return;
     Unindex(region);
+    NoteRegion(*region);
   }
 }
 
@@ -241,13 +244,18 @@ std::optional<Freed> MemoryMap::Release(Region* region) {
     if (region->memory == Memory::kDevice) freed->file = region->file;
     placed_.erase(Key{region->start, region->id});
     region_pages_ -= PagesOf(region->length);
+    NoteRegion(*region);
   }
   regions_.erase(region->id);
   return freed;
 }
 
 void MemoryMap::Insert(SpaceId id, AddressSpace& into, PoolAddress start, const Mapping& mapping) {
-  const Key key{start, next_id_++};
+  InsertAs(id, into, Key{start, next_id_++}, mapping);
+}
+
+void MemoryMap::InsertAs(SpaceId id, AddressSpace& into, const Key& key, const Mapping& mapping) {
+  NoteMapping(id, key);
   into.mappings.emplace(key, mapping);
   holders_.insert(Holder{mapping.region->id, key.id, id});
   if (const std::uint64_t end = SharedEnd(mapping); end != 0) CountShared(mapping.region->file->id, end);
@@ -261,6 +269,7 @@ std::optional<Freed> MemoryMap::Remove(SpaceId id, AddressSpace& from, Mappings:
   if (const std::uint64_t end = SharedEnd(at->second); end != 0) UncountShared(region->file->id, end);
   --mappings_;
   mapped_pages_ -= PagesOf(at->second.length);
+  NoteMapping(id, at->first);
   from.mappings.erase(at);
   Freed closed{region->start, region->length, region->memory, region->file, /*last=*/false};
   std::optional<Freed> freed = Release(region);
@@ -386,6 +395,7 @@ absl::StatusOr<std::uint64_t> MemoryMap::Remap(SpaceId id, const RemapRequest& r
   }
   mapped_pages_ += new_pages - PagesOf(mapping.length);
   mapping.length = new_pages * kPageSize;
+  NoteMapping(id, at->first);
   return mapping.length;
 }
 
@@ -462,6 +472,79 @@ std::vector<std::int32_t> MemoryMap::PidsOf(const Region& region) const {
   }
   std::sort(pids.begin(), pids.end());
   return pids;
+}
+
+void MemoryMap::NoteRegion(const Region& region) {
+  if (collects_changes_) changes_.regions.push_back(region.id);
+}
+
+void MemoryMap::NoteMapping(SpaceId space, const Key& key) {
+  if (collects_changes_) changes_.mappings.push_back(MappingId{space, key.start, key.id});
+}
+
+MemoryMap::Changes MemoryMap::TakeChanges() {
+  collects_changes_ = true;
+  return std::exchange(changes_, {});
+}
+
+const Region* MemoryMap::FindRegion(std::uint64_t id) const {
+  const auto found = regions_.find(id);
+  return found == regions_.end() || !found->second->placed ? nullptr : found->second.get();
+}
+
+const Mapping* MemoryMap::FindMapping(const MappingId& id) const {
+  const auto space = spaces_.find(id.space);
+  if (space == spaces_.end()) return nullptr;
+  const auto mapping = space->second.mappings.find(Key{id.start, id.id});
+  return mapping == space->second.mappings.end() ? nullptr : &mapping->second;
+}
+
+bool MemoryMap::IsIndexed(const Region& region) const {
+  if (!IsShareable(region)) return false;
+  const IntervalIndex* const index = IndexOf(region.file->id, region.kind);
+  return index != nullptr && index->Contains(RangeOf(region));
+}
+
+bool MemoryMap::RestoreRegion(const Region& recorded, bool indexed) {
+  if (regions_.contains(recorded.id)) return false;
+  auto region = std::make_unique<Region>(recorded);
+  region->users = 0;
+  Region* const raw = region.get();
+  regions_.emplace(raw->id, std::move(region));
+  next_id_ = std::max(next_id_, raw->id + 1);
+  if (indexed) Index(raw);
+  Place(raw, recorded.start, recorded.slack);
+  return true;
+}
+
+bool MemoryMap::RestoreMapping(const MappingId& id, std::uint64_t region_id, Mapping mapping) {
+  const auto space = spaces_.find(id.space);
+  const auto region = regions_.find(region_id);
+  if (space == spaces_.end() || region == regions_.end()) return false;
+  mapping.region = region->second.get();
+  const PoolAddress start = mapping.region->start, room = mapping.region->top() - start;
+  if (id.start < start || id.start - start > room || mapping.length > room - (id.start - start)) return false;
+  next_id_ = std::max(next_id_, id.id + 1);
+  ++mapping.region->users;
+  InsertAs(id.space, space->second, Key{id.start, id.id}, mapping);
+  return true;
+}
+
+std::vector<Freed> MemoryMap::DropUnused() {
+  std::vector<Region*> unused;
+  for (const auto& [id, region] : regions_) {
+    if (region->users == 0) unused.push_back(region.get());
+  }
+  std::vector<Freed> freed;
+  for (Region* region : unused) {
+    region->users = 1;
+    freed.push_back(*Release(region));
+  }
+  return freed;
+}
+
+void MemoryMap::ForEachPlaced(const std::function<void(const Region&)>& region) const {
+  for (const auto& [key, placed] : placed_) region(*placed);
 }
 
 Counts MemoryMap::counts() const {

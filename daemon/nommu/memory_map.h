@@ -41,12 +41,12 @@ enum class Memory {
 
 // A contiguous run of pool memory holding one piece of a file or of anonymous memory; reference-counted.
 struct Region {
-  std::uint64_t id = 0;              // never reused
-  std::shared_ptr<const File> file;  // null: anonymous
-  std::uint64_t offset = 0;          // bytes from the start of the file
-  std::uint64_t pages = 0;           // asked for, rounded up
-  std::uint64_t length = 0;          // bytes: whole pages, or of a small object (P2) what was asked for
-  std::uint32_t prot = 0;            // of the first request, for the listing (L1)
+  std::uint64_t id = 0;                        // never reused
+  std::shared_ptr<const File> file = nullptr;  // null: anonymous
+  std::uint64_t offset = 0;                    // bytes from the start of the file
+  std::uint64_t pages = 0;                     // asked for, rounded up
+  std::uint64_t length = 0;                    // bytes: whole pages, or of a small object (P2) what was asked for
+  std::uint32_t prot = 0;                      // of the first request, for the listing (L1)
   MappingKind kind = MappingKind::kAnonymous;
   Memory memory = Memory::kPages;
   bool placed = false;      // has its memory and contents
@@ -125,7 +125,8 @@ class MemoryMap {
   // A new, empty address space of process `pid`.
   SpaceId OpenSpace(std::int32_t pid);
   bool HasSpace(SpaceId space) const { return spaces_.contains(space); }
-  // X2: the process uses the address space as well. REQUIRES: it exists, and not only while it is being left.
+  // X2: the process uses the address space as well. REQUIRES: it exists, and not only while it is being left; or it is
+  // restored.
   void JoinSpace(SpaceId space, std::int32_t pid);
 
   // One of the process's uses of the address space ends. If it is the last (X2), unmaps at most `most` mappings and
@@ -190,6 +191,34 @@ class MemoryMap {
 
   Counts counts() const;
 
+  // What has changed since the last call, for who keeps a record of it: regions that are placed or were, and mappings,
+  // each of which is to be looked up, and was removed if it is not found. Something may be named twice. Nothing is
+  // collected before the first call.
+  struct MappingId {
+    SpaceId space = 0;
+    PoolAddress start = 0;
+    std::uint64_t id = 0;  // never reused
+  };
+  struct Changes {
+    std::vector<std::uint64_t> regions;
+    std::vector<MappingId> mappings;
+    bool empty() const { return regions.empty() && mappings.empty(); }
+  };
+  Changes TakeChanges();
+  // Null if there is none, or it is not placed.
+  const Region* FindRegion(std::uint64_t id) const;
+  const Mapping* FindMapping(const MappingId& id) const;
+  // Whether others may come to share the region.
+  bool IsIndexed(const Region& region) const;
+
+  // Makes again what was recorded: address spaces first, by JoinSpace, then regions, then mappings. False: it
+  // contradicts what is there. Regions without a mapping are left out in the end.
+  bool RestoreRegion(const Region& region, bool indexed);
+  bool RestoreMapping(const MappingId& id, std::uint64_t region, Mapping mapping);
+  std::vector<Freed> DropUnused();
+  // All regions that have memory.
+  void ForEachPlaced(const std::function<void(const Region&)>& region) const;
+
   // Checks every structure against the others; the first contradiction as a sentence, empty if there is none.
   std::string Validate() const;
 
@@ -223,7 +252,10 @@ class MemoryMap {
   std::optional<Freed> Release(Region* region);
   void CountShared(const FileId& file, std::uint64_t end_page);
   void UncountShared(const FileId& file, std::uint64_t end_page);
+  void NoteRegion(const Region& region);
+  void NoteMapping(SpaceId space, const Key& key);
   void Insert(SpaceId space, AddressSpace& into, PoolAddress start, const Mapping& mapping);
+  void InsertAs(SpaceId space, AddressSpace& into, const Key& key, const Mapping& mapping);
   std::optional<Freed> Remove(SpaceId space, AddressSpace& from, Mappings::iterator at);
   absl::Status UnmapWhole(SpaceId id, AddressSpace& space, PoolAddress address, std::uint64_t length,
                           std::vector<Freed>& freed);
@@ -233,6 +265,8 @@ class MemoryMap {
 
   const Profile& profile_;
   const Limits limits_;
+  bool collects_changes_ = false;
+  Changes changes_;
   std::uint64_t next_id_ = 1;
   absl::flat_hash_map<std::uint64_t, std::unique_ptr<Region>> regions_;  // all, by id
   absl::btree_map<Key, Region*> placed_;                                 // by address

@@ -58,7 +58,7 @@ grpc::Status FilesService::Open(grpc::ServerContext* context, const v1::OpenRequ
 grpc::Status FilesService::Close(grpc::ServerContext* context, const v1::CloseRequest* request, v1::CloseResponse*) {
   const auto caller = CallerOf(*context, sessions_);
   if (!caller.ok()) return ToGrpc(caller.status());
-  return ToGrpc((*caller)->CloseFile(request->fd()));
+  return ToGrpc(broker_.CloseFile(**caller, request->fd()));
 }
 
 grpc::Status FilesService::Ftruncate(grpc::ServerContext* context, const v1::FtruncateRequest* request,

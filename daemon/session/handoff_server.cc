@@ -14,7 +14,10 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/nommu/refusal.h"
+#include "daemon/process.h"
+#include "daemon/record.pb.h"
 #include "daemon/session/wire_error.h"
+#include "daemon/tables.h"
 #include "proto/handoff_packet.h"
 #include "spdlog/spdlog.h"
 
@@ -79,8 +82,9 @@ absl::Status BrokenPacket(int error) {
 
 }  // namespace
 
-HandoffServer::HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, HandoffHooks hooks)
-    : loop_(loop), listener_(listener), sessions_(sessions), hooks_(std::move(hooks)) {
+HandoffServer::HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, shm::Ledger& ledger,
+                             HandoffHooks hooks)
+    : loop_(loop), listener_(listener), sessions_(sessions), ledger_(ledger), hooks_(std::move(hooks)) {
   sd_event_source* source = nullptr;
   const auto on_connection = [](sd_event_source*, int, std::uint32_t, void* self) {
     static_cast<HandoffServer*>(self)->Accept();
@@ -208,7 +212,7 @@ absl::StatusOr<SessionTable::Opened> HandoffServer::SessionFor(const v1::Hello& 
     absl::StatusOr<SessionTable::Opened> opened =
         OpenSession(peer, hello.read_only(), std::move(pidfd), hooks_.open_space(peer.pid));
     if (opened.ok()) {
-      opened->session->TakeFiles(*named);
+      hooks_.move_files(*named, *opened->session);
       EndSession(named->id());
     }
     return opened;
@@ -225,12 +229,24 @@ absl::StatusOr<SessionTable::Opened> HandoffServer::SessionFor(const v1::Hello& 
 absl::StatusOr<SessionTable::Opened> HandoffServer::OpenSession(const Credentials& peer, bool read_only,
                                                                 shm::UniqueFd pidfd, nommu::SpaceId space) {
   SessionTable::Opened opened = sessions_.Open(peer, read_only, space);
-  Process& process = processes_[opened.session->id()];
-  process.server = this;
-  process.session = opened.session;
-  process.pidfd = std::move(pidfd);
+  absl::Status status = Watch(opened.session, std::move(pidfd));
+  if (status.ok()) status = Record(*opened.session, opened.token);
+  if (!status.ok()) {
+    EndSession(opened.session->id());
+    return status;
+  }
   spdlog::info("session {} opened by process {} (uid {}{})", opened.session->id(), peer.pid, peer.uid,
                read_only ? ", read-only" : "");
+  return opened;
+}
+
+// An empty pidfd: the process has ended.
+absl::Status HandoffServer::Watch(std::shared_ptr<Session> session, shm::UniqueFd pidfd) {
+  Process& process = processes_[session->id()];
+  process.server = this;
+  process.session = std::move(session);
+  process.pidfd = std::move(pidfd);
+  if (!process.pidfd) return absl::OkStatus();
   sd_event_source* source = nullptr;
   const auto on_end = [](sd_event_source*, int, std::uint32_t, void* at) {
     auto& ended = *static_cast<Process*>(at);
@@ -238,11 +254,54 @@ absl::StatusOr<SessionTable::Opened> HandoffServer::OpenSession(const Credential
     return 0;
   };
   if (sd_event_add_io(loop_, &source, process.pidfd.get(), EPOLLIN, on_end, &process) < 0) {
-    EndSession(opened.session->id());
     return Refuse(ENOMEM, "", "the process cannot be watched");
   }
   process.ended.reset(source);
-  return opened;
+  return absl::OkStatus();
+}
+
+absl::Status HandoffServer::Record(const Session& session, const std::string& token) const {
+  record::Session record;
+  record.set_pid(session.peer().pid);
+  record.set_start_time(StartTimeOf(session.peer().pid));
+  record.set_uid(session.peer().uid);
+  record.set_gid(session.peer().gid);
+  for (const gid_t group : session.peer().groups) record.add_groups(group);
+  record.set_read_only(session.read_only());
+  record.set_traced(session.traced());
+  record.set_space(session.space());
+  record.set_token(token);
+  const shm::Ledger::Change change{kSessions, shm::LedgerKey({session.id()}), record.SerializeAsString()};
+  if (ledger_.Apply({&change, 1}).ok()) return absl::OkStatus();
+  return Refuse(ENOSPC, "", "the session cannot be recorded: make room in the runtime directory");
+}
+
+absl::Status HandoffServer::Restore() {
+  return ledger_.ForEach(kSessions, [&](std::string_view key, std::string_view value) -> absl::Status {
+    record::Session recorded;
+    const std::vector<std::uint64_t> numbers = shm::LedgerNumbers(key);
+    if (!recorded.ParseFromArray(value.data(), static_cast<int>(value.size())) || numbers.size() != 1) {
+      return absl::DataLossError("the ledger contradicts itself: a session");
+    }
+    const Credentials peer{
+        recorded.pid(), recorded.uid(), recorded.gid(), {recorded.groups().begin(), recorded.groups().end()}};
+    auto session = std::make_shared<Session>(numbers[0], peer, recorded.read_only(), recorded.space());
+    session->set_traced(recorded.traced());
+    hooks_.join_space(recorded.space(), recorded.pid());
+    sessions_.Restore(session, recorded.token());
+    // The pid may be another process's by now, before or after it is opened.
+    shm::UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, recorded.pid(), 0)));
+    if (StartTimeOf(recorded.pid()) != recorded.start_time()) pidfd.reset();
+    return Watch(std::move(session), std::move(pidfd));
+  });
+}
+
+void HandoffServer::EndDead() {
+  std::vector<std::uint64_t> dead;
+  for (const auto& [id, process] : processes_) {
+    if (!process.pidfd) dead.push_back(id);
+  }
+  for (const std::uint64_t id : dead) EndSession(id);
 }
 
 void HandoffServer::EndSession(std::uint64_t session) {
@@ -257,7 +316,7 @@ void HandoffServer::EndSession(std::uint64_t session) {
   const auto on_portion = [](sd_event_source*, void* at) {
     auto& closing = *static_cast<Process*>(at);
     if (closing.server->hooks_.leave_space(closing.session->space(), closing.session->peer().pid)) {
-      closing.server->processes_.erase(closing.session->id());
+      closing.server->Forget(closing.session->id());
     }
     return 0;
   };
@@ -266,6 +325,16 @@ void HandoffServer::EndSession(std::uint64_t session) {
     std::abort();
   }
   process.closing.reset(source);
+}
+
+// After all that it had is unmapped.
+void HandoffServer::Forget(std::uint64_t session) {
+  ledger_
+      .ApplyOrDefer({{kSessions, shm::LedgerKey({session})},
+                     {kSessionFiles, shm::LedgerKey({session, 0}), std::nullopt, shm::LedgerKey({session, UINT64_MAX})},
+                     {kResults, shm::LedgerKey({session, 0}), std::nullopt, shm::LedgerKey({session, UINT64_MAX})}})
+      .IgnoreError();
+  processes_.erase(session);
 }
 
 void HandoffServer::Drop(std::uint64_t connection) { connections_.erase(connection); }

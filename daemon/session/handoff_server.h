@@ -13,6 +13,7 @@
 #include "daemon/session/session_table.h"
 #include "daemon/session/unix_listener.h"
 #include "mapbroker/v1/handoff.pb.h"
+#include "shm_backend/ledger.h"
 #include "shm_backend/unique_fd.h"
 
 namespace mapbroker::session {
@@ -29,6 +30,8 @@ struct HandoffHooks {
   std::function<nommu::SpaceId(pid_t)> open_space;
   // The process uses the address space as well.
   std::function<void(nommu::SpaceId, pid_t)> join_space;
+  // X4: the open files of one session become another's.
+  std::function<void(Session& from, Session& to)> move_files;
   // A user goes; with the last a portion is unmapped. True when there is no more to do.
   std::function<bool(nommu::SpaceId, pid_t)> leave_space;
 };
@@ -36,11 +39,17 @@ struct HandoffHooks {
 // Lives on the thread of its event loop; every callback runs there and none blocks.
 class HandoffServer {
  public:
-  // All arguments outlive the server.
-  HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, HandoffHooks hooks);
+  // All arguments outlive the server. `ledger`: where sessions are recorded.
+  HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, shm::Ledger& ledger,
+                HandoffHooks hooks);
   ~HandoffServer();
   HandoffServer(const HandoffServer&) = delete;
   HandoffServer& operator=(const HandoffServer&) = delete;
+
+  // Makes the recorded sessions again, and their uses of address spaces. DataLoss: a record cannot be read.
+  absl::Status Restore();
+  // Ends those of them whose processes have ended meanwhile. After all else is made again.
+  void EndDead();
 
  private:
   struct SourceCloser {
@@ -74,12 +83,16 @@ class HandoffServer {
   absl::StatusOr<SessionTable::Opened> SessionFor(const v1::Hello& hello, const Credentials& peer, shm::UniqueFd pidfd);
   absl::StatusOr<SessionTable::Opened> OpenSession(const Credentials& peer, bool read_only, shm::UniqueFd pidfd,
                                                    nommu::SpaceId space);
+  absl::Status Watch(std::shared_ptr<Session> session, shm::UniqueFd pidfd);
+  absl::Status Record(const Session& session, const std::string& token) const;
   void EndSession(std::uint64_t session);
+  void Forget(std::uint64_t session);
   void Drop(std::uint64_t connection);
 
   sd_event* const loop_;
   UnixListener& listener_;
   SessionTable& sessions_;
+  shm::Ledger& ledger_;
   const HandoffHooks hooks_;
   Source accepting_;
   std::uint64_t next_connection_ = 1;

@@ -1,5 +1,6 @@
 #include "daemon/session/session.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <utility>
@@ -52,6 +53,23 @@ void Session::TakeFiles(Session& from) {
   shm::MutexLock lock(mutex_);
   files_ = std::move(files);
   next_number_ = next_number;
+}
+
+std::vector<std::pair<int, std::shared_ptr<backing::Backing>>> Session::OpenedFiles() {
+  std::vector<std::pair<int, std::shared_ptr<backing::Backing>>> files;
+  shm::MutexLock lock(mutex_);
+  for (const auto& [number, file] : files_) {
+    if (file->backing != nullptr) files.emplace_back(number, file->backing);
+  }
+  return files;
+}
+
+void Session::RestoreFile(int number, std::shared_ptr<backing::Backing> backing) {
+  auto file = std::make_shared<PassedFile>();
+  file->backing = std::move(backing);
+  shm::MutexLock lock(mutex_);
+  files_[number] = std::move(file);
+  next_number_ = std::max(next_number_, static_cast<std::uint32_t>(number) + 1);
 }
 
 absl::Status Session::CloseFile(int number) {

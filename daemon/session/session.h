@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
@@ -44,6 +45,11 @@ class Session {
 
   // Takes over all files of another session, which has none then (X4). REQUIRES: this one has none.
   void TakeFiles(Session& from);
+
+  // The files of the daemon's own, and those that were looked at, by number.
+  std::vector<std::pair<int, std::shared_ptr<backing::Backing>>> OpenedFiles();
+  // A file that was recorded, under its number.
+  void RestoreFile(int number, std::shared_ptr<backing::Backing> backing);
 
   // EBADF if there is no such number.
   absl::Status CloseFile(int number);

@@ -2,6 +2,7 @@
 
 #include <sys/random.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <cstring>
@@ -40,6 +41,18 @@ SessionTable::Opened SessionTable::Open(const Credentials& peer, bool read_only,
   entry.session = std::make_shared<Session>(id, peer, read_only, space);
   entry.token = NewToken(id);
   return Opened{entry.session, entry.token};
+}
+
+void SessionTable::Restore(const std::shared_ptr<Session>& session, const std::string& token) {
+  shm::MutexLock lock(mutex_);
+  next_id_ = std::max(next_id_, session->id() + 1);
+  sessions_[session->id()] = Entry{session, token};
+}
+
+std::shared_ptr<Session> SessionTable::FindById(std::uint64_t id) const {
+  shm::MutexLock lock(mutex_);
+  const auto found = sessions_.find(id);
+  return found == sessions_.end() ? nullptr : found->second.session;
 }
 
 std::shared_ptr<Session> SessionTable::Find(const std::string& hex_token) const {

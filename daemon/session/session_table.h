@@ -24,6 +24,12 @@ class SessionTable {
   // Numbers start at 1 and are not reused. REQUIRES: `space` is an open address space of the peer.
   Opened Open(const Credentials& peer, bool read_only, nommu::SpaceId space);
 
+  // One that was recorded. Numbers go on after it.
+  void Restore(const std::shared_ptr<Session>& session, const std::string& token);
+
+  // Null if there is none.
+  std::shared_ptr<Session> FindById(std::uint64_t id) const;
+
   // The session whose token, in hexadecimal, this is; null if there is none. The secret part is compared in constant
   // time.
   std::shared_ptr<Session> Find(const std::string& hex_token) const;

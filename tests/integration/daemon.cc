@@ -81,6 +81,12 @@ void Daemon::Stop() {
   EXPECT_EQ(home_.Entries(), std::vector<std::string>{}) << "left behind";
 }
 
+void Daemon::StopKeeping() {
+  stopped_ = true;
+  process_->Signal(SIGTERM);
+  EXPECT_EQ(process_->Wait(), 0);
+}
+
 void Daemon::Kill() {
   stopped_ = true;
   process_->Signal(SIGKILL);

@@ -29,6 +29,8 @@ class Daemon {
 
   // Asks it to stop and asserts that it does so with status 0 and leaves nothing in the file system.
   void Stop();
+  // The same of one that was started with --keep-state, and so leaves what the next is to take over.
+  void StopKeeping();
   // Ends it as a crash does.
   void Kill();
 

@@ -1,0 +1,70 @@
+// Durable state: tables of records in LMDB that outlive the process, however it ends.
+//
+// A change is a transaction: after a crash at any instant either all of it is there or nothing. Records are meant to
+// die with the machine, so nothing waits for a disk.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "shm_backend/mutex.h"
+
+namespace mapbroker::shm {
+
+// Thread-safe.
+class Ledger {
+ public:
+  // What becomes of one record.
+  struct Change {
+    unsigned table = 0;
+    std::string key;
+    std::optional<std::string> value = {};  // nullopt: it is deleted, if it is there
+    std::string last = {};                  // not empty: all records from `key` to this key are deleted
+  };
+
+  // Opens the file, and makes it if it is missing. `tables`: how many there are. DataLoss: the file is no ledger or is
+  // damaged; else the failing call and its reason.
+  static absl::StatusOr<std::unique_ptr<Ledger>> Open(const std::string& path, unsigned tables);
+  // Removes the file and what LMDB keeps beside it.
+  static void Remove(const std::string& path);
+
+  ~Ledger();
+  Ledger(const Ledger&) = delete;
+  Ledger& operator=(const Ledger&) = delete;
+
+  // All of the changes, in order, or none. What writing says, as ResourceExhausted (a full disk) or Internal.
+  absl::Status Apply(std::span<const Change> changes);
+  // For what has happened: applied now or, with the error that Apply has, in one transaction with the next changes that
+  // can be.
+  absl::Status ApplyOrDefer(std::vector<Change> changes);
+  // From now on changes are dropped: the state that is recorded is for the next process.
+  void Seal();
+
+  // Calls `record` for every record of a table in the order of its keys, until it fails. Not from within `record`.
+  absl::Status ForEach(unsigned table,
+                       const std::function<absl::Status(std::string_view key, std::string_view value)>& record) const;
+
+ private:
+  struct Environment;
+  Ledger();
+  absl::Status ApplyAll(std::span<const Change> changes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  mutable Mutex mutex_;  // LMDB's own locks would lie in a file
+  std::vector<Change> deferred_ ABSL_GUARDED_BY(mutex_);
+  bool sealed_ ABSL_GUARDED_BY(mutex_) = false;
+  const std::unique_ptr<Environment> environment_;
+};
+
+// A key that sorts as the numbers do.
+std::string LedgerKey(std::initializer_list<std::uint64_t> numbers);
+// The numbers of a key; fewer than `count` if it is none of that many.
+std::vector<std::uint64_t> LedgerNumbers(std::string_view key);
+
+}  // namespace mapbroker::shm
