@@ -33,6 +33,23 @@ absl::Status SessionEnded() { return Refuse(ESRCH, "U5", "the session has ended:
 
 }  // namespace
 
+record::Result Broker::ResultOf(const nommu::Grant& grant, std::uint32_t prot) {
+  record::Result result;
+  result.set_address(grant.address);
+  result.set_length(grant.length);
+  result.set_kind(static_cast<std::uint32_t>(grant.kind));
+  result.set_existing(grant.existing);
+  result.set_prot(prot);
+  return result;
+}
+
+nommu::Grant Broker::GrantOf(const record::Result& result) {
+  return {.address = result.address(),
+          .length = result.length(),
+          .kind = static_cast<nommu::MappingKind>(result.kind()),
+          .existing = result.existing()};
+}
+
 nommu::SpaceId Broker::OpenSpace(pid_t pid) {
   shm::MutexLock lock(mutex_);
   return map_.OpenSpace(pid);
@@ -56,21 +73,29 @@ bool Broker::LeaveSpace(nommu::SpaceId space, pid_t pid) {
   return gone;
 }
 
-absl::StatusOr<nommu::Grant> Broker::Mmap(session::Session& caller, const nommu::MapRequest& request, int fd) {
-  return Map(caller, request, request.anonymous() ? nullptr : caller.File(fd));
+absl::StatusOr<nommu::Grant> Broker::Mmap(session::Session& caller, const nommu::MapRequest& request, int fd,
+                                          const session::RequestId& id) {
+  const absl::StatusOr<record::Result> result = Once(caller, id, [&]() -> absl::StatusOr<record::Result> {
+    const absl::StatusOr<nommu::Grant> grant =
+        Map(caller, request, request.anonymous() ? nullptr : caller.File(fd), id);
+    if (!grant.ok()) return grant.status();
+    return ResultOf(*grant, request.prot);
+  });
+  if (!result.ok()) return result.status();
+  return GrantOf(*result);
 }
 
-absl::StatusOr<nommu::Grant> Broker::Map(const session::Session& caller, const nommu::MapRequest& wanted,
-                                         const FilePointer& file) {
+absl::StatusOr<nommu::Grant> Broker::Map(session::Session& caller, const nommu::MapRequest& wanted,
+                                         const FilePointer& file, const session::RequestId& id) {
   nommu::MapRequest request = wanted;
   request.traced = MayBeSharedPrivately(request) && (caller.traced() || IsTraced(caller.peer().pid));
   if (caller.read_only() && (request.prot & PROT_WRITE) != 0) {
     return Refuse(EACCES, "", "the session is read-only: connect without read_only to map memory writable");
   }
-  absl::StatusOr<nommu::Grant> granted = TryMap(caller, request, file, /*may_be_direct=*/true);
+  absl::StatusOr<nommu::Grant> granted = TryMap(caller, request, file, /*may_be_direct=*/true, id);
   // S10: the device sites no mapping there, so it is asked for a copy.
   if (nommu::ErrnoOf(granted.status()) == ENOSYS && nommu::RuleOf(granted.status()) == "S10") {
-    granted = TryMap(caller, request, file, /*may_be_direct=*/false);
+    granted = TryMap(caller, request, file, /*may_be_direct=*/false, id);
   }
   if (nommu::RuleOf(granted.status()) == "M22") {
     spdlog::warn("session {}: no contiguous run for mmap of length {} from process {} ({})", caller.id(),
@@ -79,8 +104,8 @@ absl::StatusOr<nommu::Grant> Broker::Map(const session::Session& caller, const n
   return granted;
 }
 
-absl::StatusOr<nommu::Grant> Broker::TryMap(const session::Session& caller, const nommu::MapRequest& request,
-                                            const FilePointer& file, bool may_be_direct) {
+absl::StatusOr<nommu::Grant> Broker::TryMap(session::Session& caller, const nommu::MapRequest& request,
+                                            const FilePointer& file, bool may_be_direct, const session::RequestId& id) {
   // May I, what kind, where: under the lock, without I/O.
   nommu::Reservation reservation;
   std::shared_ptr<Fill> fill;
@@ -113,7 +138,9 @@ absl::StatusOr<nommu::Grant> Broker::TryMap(const session::Session& caller, cons
     }
     if (filled.ok() && map_.HasSpace(caller.space())) {
       answer = map_.Commit(caller.space(), reservation, request);
+      NoteResult(caller, id, ResultOf(*answer, request.prot));
       if (absl::Status recorded = Record(); !recorded.ok()) {
+        ForgetResult(caller, id);
         map_.Unmap(caller.space(), answer->address, answer->length, unused).IgnoreError();
         RecordOrDefer();
         answer = recorded;
@@ -199,25 +226,41 @@ bool Broker::WithdrawIfUnwanted(nommu::Region* region, const Fill& fill) {
   return true;
 }
 
-absl::Status Broker::Munmap(const session::Session& caller, nommu::PoolAddress address, std::uint64_t length) {
-  std::vector<nommu::Freed> freed;
-  absl::Status status;
-  {
-    shm::MutexLock lock(mutex_);
-    status = map_.Unmap(caller.space(), address, length, freed);
-    RecordOrDefer();
-    CheckStructures();
-  }
-  Free(freed);
-  return status;
+absl::Status Broker::Munmap(session::Session& caller, nommu::PoolAddress address, std::uint64_t length,
+                            const session::RequestId& id) {
+  return Once(caller, id,
+              [&]() -> absl::StatusOr<record::Result> {
+                std::vector<nommu::Freed> freed;
+                {
+                  shm::MutexLock lock(mutex_);
+                  if (absl::Status status = map_.Unmap(caller.space(), address, length, freed); !status.ok()) {
+                    return status;
+                  }
+                  NoteResult(caller, id, {});
+                  RecordOrDefer();
+                  CheckStructures();
+                }
+                Free(freed);
+                return record::Result();
+              })
+      .status();
 }
 
-absl::StatusOr<std::uint64_t> Broker::Mremap(const session::Session& caller, const nommu::RemapRequest& request) {
-  shm::MutexLock lock(mutex_);
-  const absl::StatusOr<std::uint64_t> length = map_.Remap(caller.space(), request);
-  RecordOrDefer();
-  CheckStructures();
-  return length;
+absl::StatusOr<std::uint64_t> Broker::Mremap(session::Session& caller, const nommu::RemapRequest& request,
+                                             const session::RequestId& id) {
+  const absl::StatusOr<record::Result> result = Once(caller, id, [&]() -> absl::StatusOr<record::Result> {
+    shm::MutexLock lock(mutex_);
+    const absl::StatusOr<std::uint64_t> length = map_.Remap(caller.space(), request);
+    if (!length.ok()) return length.status();
+    record::Result resized;
+    resized.set_length(*length);
+    NoteResult(caller, id, resized);
+    RecordOrDefer();
+    CheckStructures();
+    return resized;
+  });
+  if (!result.ok()) return result.status();
+  return result->length();
 }
 
 absl::StatusOr<std::span<std::byte>> Broker::MemoryOf(pid_t pid, nommu::PoolAddress address, std::uint64_t length,

@@ -107,12 +107,18 @@ class Broker {
 
   // Refusals: M1 to M22, S4, S10; EACCES for a writable mapping of a read-only session; the errno of reading the file;
   // ESRCH if the session ended meanwhile.
-  absl::StatusOr<nommu::Grant> Mmap(session::Session& caller, const nommu::MapRequest& request, int fd);
+  //
+  // The calls that change mappings take the number of the call, and answer one that is made again as they did at first.
+  // EALREADY: it is still being carried out.
+  absl::StatusOr<nommu::Grant> Mmap(session::Session& caller, const nommu::MapRequest& request, int fd,
+                                    const session::RequestId& id = {});
 
-  absl::Status Munmap(const session::Session& caller, nommu::PoolAddress address, std::uint64_t length);
+  absl::Status Munmap(session::Session& caller, nommu::PoolAddress address, std::uint64_t length,
+                      const session::RequestId& id = {});
 
   // The new length in bytes. Refusals: U3.
-  absl::StatusOr<std::uint64_t> Mremap(const session::Session& caller, const nommu::RemapRequest& request);
+  absl::StatusOr<std::uint64_t> Mremap(session::Session& caller, const nommu::RemapRequest& request,
+                                       const session::RequestId& id = {});
 
   // X5: bytes of a process's memory, to or from its pool address; how many there are before the mapping's end, at most
   // kMaxPeek. Whether the caller may is not asked here. EIO if the process has nothing mapped there, or not so.
@@ -144,8 +150,9 @@ class Broker {
 
   // System V shared memory (V). EINVAL, EACCES, EPERM, ENOSPC and what else shmget(2), shmat(2) and their kin say.
   absl::StatusOr<int> Shmget(const session::Session& caller, key_t key, std::uint64_t size, int flags);
-  absl::StatusOr<Attached> Shmat(session::Session& caller, int id, nommu::PoolAddress address, int flags);
-  absl::Status Shmdt(const session::Session& caller, nommu::PoolAddress address);
+  absl::StatusOr<Attached> Shmat(session::Session& caller, int id, nommu::PoolAddress address, int flags,
+                                 const session::RequestId& request_id = {});
+  absl::Status Shmdt(session::Session& caller, nommu::PoolAddress address, const session::RequestId& id = {});
   absl::StatusOr<SegmentStat> ShmStat(const session::Session& caller, int id) const;
   absl::Status ShmSet(const session::Session& caller, int id, uid_t uid, gid_t gid, mode_t mode);
   absl::Status ShmRemove(const session::Session& caller, int id);
@@ -175,10 +182,18 @@ class Broker {
 
   absl::StatusOr<std::span<std::byte>> MemoryOf(pid_t pid, nommu::PoolAddress address, std::uint64_t length,
                                                 std::uint32_t prot) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::StatusOr<nommu::Grant> Map(const session::Session& caller, const nommu::MapRequest& request,
-                                   const FilePointer& file);
-  absl::StatusOr<nommu::Grant> TryMap(const session::Session& caller, const nommu::MapRequest& request,
-                                      const FilePointer& file, bool may_be_direct);
+  absl::StatusOr<nommu::Grant> Map(session::Session& caller, const nommu::MapRequest& request, const FilePointer& file,
+                                   const session::RequestId& id);
+  absl::StatusOr<nommu::Grant> TryMap(session::Session& caller, const nommu::MapRequest& request,
+                                      const FilePointer& file, bool may_be_direct, const session::RequestId& id);
+  // Carries a call out that has not been before; else what it was answered with.
+  absl::StatusOr<record::Result> Once(session::Session& caller, const session::RequestId& id,
+                                      const std::function<absl::StatusOr<record::Result>()>& carry_out);
+  static record::Result ResultOf(const nommu::Grant& grant, std::uint32_t prot);
+  static nommu::Grant GrantOf(const record::Result& result);
+  void ForgetResult(session::Session& caller, const session::RequestId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void NoteResult(session::Session& caller, const session::RequestId& id, const record::Result& result)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status FillAndPlace(const session::Session& caller, const nommu::MapRequest& request, nommu::Region* region,
                             const backing::Backing* file, Fill& fill);
   absl::StatusOr<Place> MakeContents(const session::Session& caller, const nommu::MapRequest& request,
@@ -221,6 +236,7 @@ class Broker {
   mutable shm::Mutex mutex_;
   nommu::MemoryMap map_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<const nommu::Region*, std::shared_ptr<Fill>> fills_ ABSL_GUARDED_BY(mutex_);
+  std::vector<shm::Ledger::Change> results_ ABSL_GUARDED_BY(mutex_);  // to be recorded with what they are of
   std::uint64_t fills_total_ ABSL_GUARDED_BY(mutex_) = 0;
   std::uint64_t unchecked_changes_ ABSL_GUARDED_BY(mutex_) = 0;
 };

@@ -92,44 +92,53 @@ absl::StatusOr<int> Broker::Shmget(const session::Session& caller, key_t key, st
   return sysv_.Get(key, size, flags, caller.peer());
 }
 
-absl::StatusOr<Attached> Broker::Shmat(session::Session& caller, int id, nommu::PoolAddress address, int flags) {
-  const absl::StatusOr<FilePointer> file = sysv_.Open(id, flags, caller.peer());
-  if (!file.ok()) return file.status();
-  if (address != 0) {
-    return Refuse(EINVAL, "V", "an address was asked for: without an MMU addresses cannot be chosen; pass 0");
-  }
-  if ((flags & SHM_REMAP) != 0) {
-    return Refuse(EINVAL, "V", "SHM_REMAP needs an address, and addresses cannot be chosen: leave it out");
-  }
-  Attached attached;
-  attached.prot = PROT_READ | ((flags & SHM_RDONLY) != 0 ? 0 : PROT_WRITE) | ((flags & SHM_EXEC) != 0 ? PROT_EXEC : 0);
-  const absl::StatusOr<std::uint64_t> size = (*file)->Size();
-  if (!size.ok()) return size.status();
-  absl::StatusOr<nommu::Grant> grant =
-      Map(caller, {.length = *size, .prot = attached.prot, .flags = MAP_SHARED}, *file);
-  if (!grant.ok()) return grant.status();
-  attached.grant = *grant;
-  sysv_.NoteAttached(id, caller.peer().pid);
-  return attached;
+absl::StatusOr<Attached> Broker::Shmat(session::Session& caller, int id, nommu::PoolAddress address, int flags,
+                                       const session::RequestId& request_id) {
+  const absl::StatusOr<record::Result> result = Once(caller, request_id, [&]() -> absl::StatusOr<record::Result> {
+    const absl::StatusOr<FilePointer> file = sysv_.Open(id, flags, caller.peer());
+    if (!file.ok()) return file.status();
+    if (address != 0) {
+      return Refuse(EINVAL, "V", "an address was asked for: without an MMU addresses cannot be chosen; pass 0");
+    }
+    if ((flags & SHM_REMAP) != 0) {
+      return Refuse(EINVAL, "V", "SHM_REMAP needs an address, and addresses cannot be chosen: leave it out");
+    }
+    const std::uint32_t prot =
+        PROT_READ | ((flags & SHM_RDONLY) != 0 ? 0 : PROT_WRITE) | ((flags & SHM_EXEC) != 0 ? PROT_EXEC : 0);
+    const absl::StatusOr<std::uint64_t> size = (*file)->Size();
+    if (!size.ok()) return size.status();
+    const absl::StatusOr<nommu::Grant> grant =
+        Map(caller, {.length = *size, .prot = prot, .flags = MAP_SHARED}, *file, request_id);
+    if (!grant.ok()) return grant.status();
+    sysv_.NoteAttached(id, caller.peer().pid);
+    return ResultOf(*grant, prot);
+  });
+  if (!result.ok()) return result.status();
+  return Attached{GrantOf(*result), result->prot()};
 }
 
-absl::Status Broker::Shmdt(const session::Session& caller, nommu::PoolAddress address) {
-  std::vector<nommu::Freed> freed;
-  std::shared_ptr<const nommu::File> file;
-  {
-    shm::MutexLock lock(mutex_);
-    const nommu::Mapping* const mapping = map_.FindMapping(caller.space(), address);
-    if (mapping != nullptr) file = mapping->region->file;
-    if (file == nullptr || !sysv_.IdOf(*file)) {
-      return Refuse(EINVAL, "V", absl::StrCat("no segment is attached at pool address 0x", absl::Hex(address)));
+absl::Status Broker::Shmdt(session::Session& caller, nommu::PoolAddress address, const session::RequestId& id) {
+  const auto detach = [&]() -> absl::StatusOr<record::Result> {
+    std::vector<nommu::Freed> freed;
+    std::shared_ptr<const nommu::File> file;
+    {
+      shm::MutexLock lock(mutex_);
+      const nommu::Mapping* const mapping = map_.FindMapping(caller.space(), address);
+      if (mapping != nullptr) file = mapping->region->file;
+      if (file == nullptr || !sysv_.IdOf(*file)) {
+        return Refuse(EINVAL, "V", absl::StrCat("no segment is attached at pool address 0x", absl::Hex(address)));
+      }
+      absl::Status status = map_.Unmap(caller.space(), address, mapping->length, freed);
+      if (!status.ok()) return status;
+      NoteResult(caller, id, {});
+      RecordOrDefer();
+      CheckStructures();
     }
-    if (absl::Status status = map_.Unmap(caller.space(), address, mapping->length, freed); !status.ok()) return status;
-    RecordOrDefer();
-    CheckStructures();
-  }
-  sysv_.NoteDetached(*sysv_.IdOf(*file), caller.peer().pid);
-  Free(freed);
-  return absl::OkStatus();
+    sysv_.NoteDetached(*sysv_.IdOf(*file), caller.peer().pid);
+    Free(freed);
+    return record::Result();
+  };
+  return Once(caller, id, detach).status();
 }
 
 absl::StatusOr<SegmentStat> Broker::ShmStat(const session::Session& caller, int id) const {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/backing/remembered.h"
 #include "daemon/broker.h"
@@ -68,7 +69,7 @@ class Runs {
 }  // namespace
 
 std::vector<Ledger::Change> Broker::TakeRecords() {
-  std::vector<Ledger::Change> records;
+  std::vector<Ledger::Change> records = std::exchange(results_, {});
   const nommu::MemoryMap::Changes changes = map_.TakeChanges();
   for (const std::uint64_t id : changes.regions) {
     Ledger::Change& record = records.emplace_back(Ledger::Change{kRegions, LedgerKey({id})});
@@ -104,6 +105,32 @@ std::vector<Ledger::Change> Broker::TakeRecords() {
     record.value = to.SerializeAsString();
   }
   return records;
+}
+
+absl::StatusOr<record::Result> Broker::Once(session::Session& caller, const session::RequestId& id,
+                                            const std::function<absl::StatusOr<record::Result>()>& carry_out) {
+  if (id.id == 0 || ledger_ == nullptr) return carry_out();
+  if (!caller.BeginRequest(id.id)) return Refuse(EALREADY, "", "the call is still being carried out: wait for it");
+  const absl::Cleanup end = [&] { caller.EndRequest(id.id); };
+  if (id.again) {
+    if (const auto recorded = ledger_->Get(kResults, LedgerKey({caller.id(), id.id}))) {
+      return Parse<record::Result>(*recorded);
+    }
+  }
+  return carry_out();
+}
+
+void Broker::NoteResult(session::Session& caller, const session::RequestId& id, const record::Result& result) {
+  if (id.id == 0 || ledger_ == nullptr) return;
+  for (const std::uint64_t answered : caller.TakeResultsBelow(id.done)) {
+    results_.push_back({kResults, LedgerKey({caller.id(), answered})});
+  }
+  results_.push_back({kResults, LedgerKey({caller.id(), id.id}), result.SerializeAsString()});
+  caller.NoteResult(id.id);
+}
+
+void Broker::ForgetResult(session::Session& caller, const session::RequestId& id) {
+  if (id.id != 0) results_.push_back({kResults, LedgerKey({caller.id(), id.id})});
 }
 
 absl::Status Broker::Record() {

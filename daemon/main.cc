@@ -97,6 +97,14 @@ absl::Status Restore(const shm::Ledger& ledger, Broker& broker, session::Session
   if (status.ok()) status = handoff_server.Restore();
   if (status.ok()) status = broker.RestoreMappings();
   if (!status.ok()) return status;
+  status = ledger.ForEach(kResults, [&](std::string_view key, std::string_view) -> absl::Status {
+    const std::vector<std::uint64_t> numbers = shm::LedgerNumbers(key);
+    const auto session = numbers.size() == 2 ? sessions.FindById(numbers[0]) : nullptr;
+    if (session == nullptr) return absl::DataLossError("the ledger contradicts itself: an answer to no session");
+    session->NoteResult(numbers[1]);
+    return absl::OkStatus();
+  });
+  if (!status.ok()) return status;
   return ledger.ForEach(kSessionFiles, [&](std::string_view key, std::string_view value) -> absl::Status {
     const std::vector<std::uint64_t> numbers = shm::LedgerNumbers(key);
     const auto session = numbers.size() == 2 ? sessions.FindById(numbers[0]) : nullptr;

@@ -19,6 +19,11 @@ inline constexpr unsigned kMaxProtocolVersion = 1;
 // Name of the gRPC metadata that carries the session's token in hexadecimal.
 inline constexpr char kSessionMetadata[] = "mapbroker-session";
 
+// Name of the gRPC metadata by which a call that changes mappings can be made again after the daemon was lost: its
+// number in the session, not 0, never used for another call; the number below which all calls are answered; and "again"
+// where it may have been made before. Decimal, separated by spaces. A call that was made is answered as it was then.
+inline constexpr char kRequestMetadata[] = "mapbroker-request";
+
 // File names of the sockets in the runtime directory.
 inline constexpr char kGrpcSocketName[] = "mapbroker.sock";
 inline constexpr char kHandoffSocketName[] = "handoff.sock";

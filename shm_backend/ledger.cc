@@ -154,6 +154,15 @@ absl::Status Ledger::ApplyAll(std::span<const Change> changes) {
   return absl::OkStatus();
 }
 
+std::optional<std::string> Ledger::Get(unsigned table, const std::string& wanted) const {
+  MutexLock lock(mutex_);
+  const absl::StatusOr<Transaction> transaction = Begin(environment_->env, MDB_RDONLY);
+  if (!transaction.ok()) return std::nullopt;
+  MDB_val key = ValueOf(wanted), value{};
+  if (mdb_get(transaction->get(), environment_->tables[table], &key, &value) != 0) return std::nullopt;
+  return std::string(BytesOf(value));
+}
+
 absl::Status Ledger::ForEach(
     unsigned table, const std::function<absl::Status(std::string_view key, std::string_view value)>& record) const {
   MutexLock lock(mutex_);

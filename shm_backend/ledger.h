@@ -47,6 +47,9 @@ class Ledger {
   // From now on changes are dropped: the state that is recorded is for the next process.
   void Seal();
 
+  // nullopt: there is none, or it cannot be read.
+  std::optional<std::string> Get(unsigned table, const std::string& key) const;
+
   // Calls `record` for every record of a table in the order of its keys, until it fails. Not from within `record`.
   absl::Status ForEach(unsigned table,
                        const std::function<absl::Status(std::string_view key, std::string_view value)>& record) const;

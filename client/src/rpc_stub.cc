@@ -7,6 +7,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <set>
+#include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -19,6 +22,7 @@
 #include "mapbroker/v1/ptrace.grpc.pb.h"
 #include "mapbroker/v1/sysv_shm.grpc.pb.h"
 #include "proto/handoff_packet.h"
+#include "shm_backend/mutex.h"
 
 namespace mapbroker {
 namespace {
@@ -56,11 +60,24 @@ class GrpcDriverStream final : public DriverStream {
   std::unique_ptr<grpc::ClientReaderWriter<v1::FromDriver, v1::ToDriver>> stream_;
 };
 
+// Whether a call is made again when the daemon was lost during it.
+enum class Repeat {
+  kFreely,    // it only asks, or does the same when it is done twice
+  kByNumber,  // the daemon knows by its number whether it was carried out
+  kNot,
+};
+
+// The handoff socket answers before gRPC's channel has noticed that the daemon is back.
+constexpr std::chrono::seconds kChannelDeadline(5);
+
+bool IsLost(const absl::Status& status) { return absl::IsUnavailable(status); }
+
 }  // namespace
 
 struct RpcStub::Channel {
   const SpaceMark mark;
   std::string hex_token;
+  std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<v1::Devices::Stub> devices;
   std::unique_ptr<v1::Drivers::Stub> drivers;
   std::unique_ptr<v1::Memory::Stub> memory;
@@ -68,16 +85,58 @@ struct RpcStub::Channel {
   std::unique_ptr<v1::Ptrace::Stub> ptrace;
   std::unique_ptr<v1::SysvShm::Stub> sysv_shm;
 
-  // One call with one answer.
+  const std::atomic<std::uint64_t>* epoch = nullptr;
+  Reconnect reconnect;
+  shm::Mutex mutex;
+  std::uint64_t last_request ABSL_GUARDED_BY(mutex) = 0;
+  std::set<std::uint64_t> running ABSL_GUARDED_BY(mutex);
+
+  void Await() const { channel->WaitForConnected(std::chrono::system_clock::now() + kChannelDeadline); }
+
+  // One call with one answer. `number`: the call's, if it may be made again by it.
+  template <typename Stub, typename Request, typename Response>
+  absl::Status Try(Stub& stub, grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                   const Request& request, const std::string& number, Response& response, bool again) const {
+    grpc::ClientContext context;
+    context.AddMetadata(kSessionMetadata, hex_token);
+    if (!number.empty()) context.AddMetadata(kRequestMetadata, number + (again ? " again" : ""));
+    return FromGrpc((stub.*method)(&context, request, &response));
+  }
+
   template <typename Stub, typename Request, typename Response>
   absl::StatusOr<Response> Call(Stub& stub,
                                 grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
-                                const Request& request) const {
+                                const Request& request, Repeat repeat = Repeat::kFreely) {
     if (absl::Status status = mark.Check(); !status.ok()) return status;
-    grpc::ClientContext context;
-    context.AddMetadata(kSessionMetadata, hex_token);
+    std::uint64_t id = 0;
+    std::string number;
+    if (repeat == Repeat::kByNumber && reconnect) {
+      shm::MutexLock lock(mutex);
+      running.insert(id = ++last_request);
+      number = absl::StrCat(id, " ", *running.begin());
+    }
     Response response;
-    const absl::Status status = FromGrpc((stub.*method)(&context, request, &response));
+    absl::Status status;
+    for (bool again = false;; again = true) {
+      const std::uint64_t seen = epoch == nullptr ? 0 : epoch->load();
+      status = Try(stub, method, request, number, response, again);
+      if (!IsLost(status) || !reconnect) break;
+      if (absl::Status back = reconnect(seen); !back.ok()) {
+        status = back;
+        break;
+      }
+      if (repeat == Repeat::kNot) {
+        status = MakeStatus(ECONNRESET,
+                            "the daemon was restarted during the call, and whether it was carried out is not known: "
+                            "look, and call again if it was not");
+        break;
+      }
+      Await();
+    }
+    if (id != 0) {
+      shm::MutexLock lock(mutex);
+      running.erase(id);
+    }
     if (!status.ok()) return status;
     return response;
   }
@@ -88,28 +147,45 @@ struct RpcStub::Channel {
                     std::unique_ptr<grpc::ClientReader<Response>> (Stub::*method)(grpc::ClientContext*, const Request&),
                     const Request& request, const std::function<bool(const Response&)>& take) const {
     if (absl::Status status = mark.Check(); !status.ok()) return status;
-    grpc::ClientContext context;
-    const auto reader = (stub.*method)(&context, request);
-    Response response;
-    while (reader->Read(&response)) {
-      if (take(response)) continue;
-      context.TryCancel();
-      reader->Finish();
-      return absl::OkStatus();
+    for (;;) {
+      const std::uint64_t seen = epoch == nullptr ? 0 : epoch->load();
+      grpc::ClientContext context;
+      const auto reader = (stub.*method)(&context, request);
+      Response response;
+      bool taken = false;
+      while (reader->Read(&response)) {
+        taken = true;
+        if (take(response)) continue;
+        context.TryCancel();
+        reader->Finish();
+        return absl::OkStatus();
+      }
+      const absl::Status status = FromGrpc(reader->Finish());
+      // Rows that the caller has seen cannot be taken back.
+      if (!IsLost(status) || taken || !reconnect) return status;
+      if (absl::Status back = reconnect(seen); !back.ok()) return back;
+      Await();
     }
-    return FromGrpc(reader->Finish());
   }
 };
 
-RpcStub::RpcStub(const std::string& runtime_dir, const std::string& token) : channel_(std::make_unique<Channel>()) {
+RpcStub::RpcStub(const std::string& runtime_dir, const std::string& token, const std::atomic<std::uint64_t>* epoch,
+                 Reconnect reconnect)
+    : channel_(std::make_unique<Channel>()) {
+  channel_->epoch = epoch;
+  channel_->reconnect = std::move(reconnect);
   grpc::ChannelArguments arguments;
   // A connection of its own, so that sessions of one process do not queue behind each other.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   // A portion of a listing is bounded in rows, but paths may be long.
   arguments.SetMaxReceiveMessageSize(-1);
+  // The socket is on this machine, and a daemon that is restarted is back soon.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 20);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 20);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500);
   channel_->hex_token = absl::BytesToHexString(token);
-  const auto channel = grpc::CreateCustomChannel(absl::StrCat("unix:", runtime_dir, "/", kGrpcSocketName),
-                                                 grpc::InsecureChannelCredentials(), arguments);
+  const auto channel = channel_->channel = grpc::CreateCustomChannel(
+      absl::StrCat("unix:", runtime_dir, "/", kGrpcSocketName), grpc::InsecureChannelCredentials(), arguments);
   channel_->devices = v1::Devices::NewStub(channel);
   channel_->drivers = v1::Drivers::NewStub(channel);
   channel_->memory = v1::Memory::NewStub(channel);
@@ -124,15 +200,15 @@ RpcStub::~RpcStub() {
 }
 
 absl::StatusOr<v1::MmapResponse> RpcStub::Mmap(const v1::MmapRequest& request) {
-  return channel_->Call(*channel_->memory, &v1::Memory::Stub::Mmap, request);
+  return channel_->Call(*channel_->memory, &v1::Memory::Stub::Mmap, request, Repeat::kByNumber);
 }
 
 absl::Status RpcStub::Munmap(const v1::MunmapRequest& request) {
-  return channel_->Call(*channel_->memory, &v1::Memory::Stub::Munmap, request).status();
+  return channel_->Call(*channel_->memory, &v1::Memory::Stub::Munmap, request, Repeat::kByNumber).status();
 }
 
 absl::StatusOr<v1::MremapResponse> RpcStub::Mremap(const v1::MremapRequest& request) {
-  return channel_->Call(*channel_->memory, &v1::Memory::Stub::Mremap, request);
+  return channel_->Call(*channel_->memory, &v1::Memory::Stub::Mremap, request, Repeat::kByNumber);
 }
 
 absl::Status RpcStub::ListMappings(const v1::ListMappingsRequest& request,
@@ -148,7 +224,7 @@ absl::StatusOr<v1::PoolStatistics> RpcStub::GetPoolStatistics() {
 }
 
 absl::StatusOr<v1::OpenResponse> RpcStub::Open(const v1::OpenRequest& request) {
-  return channel_->Call(*channel_->files, &v1::Files::Stub::Open, request);
+  return channel_->Call(*channel_->files, &v1::Files::Stub::Open, request, Repeat::kNot);
 }
 
 absl::Status RpcStub::Close(const v1::CloseRequest& request) {
@@ -164,7 +240,7 @@ absl::StatusOr<v1::PreadResponse> RpcStub::Pread(const v1::PreadRequest& request
 }
 
 absl::Status RpcStub::Pwrite(const v1::PwriteRequest& request) {
-  return channel_->Call(*channel_->files, &v1::Files::Stub::Pwrite, request).status();
+  return channel_->Call(*channel_->files, &v1::Files::Stub::Pwrite, request, Repeat::kNot).status();
 }
 
 absl::StatusOr<v1::FileStat> RpcStub::Fstat(const v1::FstatRequest& request) {
@@ -176,7 +252,7 @@ absl::StatusOr<v1::FileStat> RpcStub::Stat(const v1::StatRequest& request) {
 }
 
 absl::Status RpcStub::Unlink(const v1::UnlinkRequest& request) {
-  return channel_->Call(*channel_->files, &v1::Files::Stub::Unlink, request).status();
+  return channel_->Call(*channel_->files, &v1::Files::Stub::Unlink, request, Repeat::kNot).status();
 }
 
 absl::Status RpcStub::ListFiles(const v1::ListFilesRequest& request,
@@ -188,11 +264,11 @@ absl::Status RpcStub::ListFiles(const v1::ListFilesRequest& request,
 }
 
 absl::Status RpcStub::CreateDevice(const v1::CreateDeviceRequest& request) {
-  return channel_->Call(*channel_->devices, &v1::Devices::Stub::Create, request).status();
+  return channel_->Call(*channel_->devices, &v1::Devices::Stub::Create, request, Repeat::kNot).status();
 }
 
 absl::Status RpcStub::RemoveDevice(const v1::RemoveDeviceRequest& request) {
-  return channel_->Call(*channel_->devices, &v1::Devices::Stub::Remove, request).status();
+  return channel_->Call(*channel_->devices, &v1::Devices::Stub::Remove, request, Repeat::kNot).status();
 }
 
 absl::StatusOr<v1::DeviceInfo> RpcStub::DeviceInfo(const v1::DeviceInfoRequest& request) {
@@ -208,11 +284,11 @@ absl::Status RpcStub::Erase(const v1::EraseRequest& request) {
 }
 
 absl::Status RpcStub::Mount(const v1::MountRequest& request) {
-  return channel_->Call(*channel_->devices, &v1::Devices::Stub::Mount, request).status();
+  return channel_->Call(*channel_->devices, &v1::Devices::Stub::Mount, request, Repeat::kNot).status();
 }
 
 absl::Status RpcStub::Unmount(const v1::UnmountRequest& request) {
-  return channel_->Call(*channel_->devices, &v1::Devices::Stub::Unmount, request).status();
+  return channel_->Call(*channel_->devices, &v1::Devices::Stub::Unmount, request, Repeat::kNot).status();
 }
 
 absl::StatusOr<std::unique_ptr<DriverStream>> RpcStub::Drive() {
@@ -233,15 +309,15 @@ absl::StatusOr<v1::PokeResponse> RpcStub::Poke(const v1::PokeRequest& request) {
 }
 
 absl::StatusOr<v1::ShmgetResponse> RpcStub::Shmget(const v1::ShmgetRequest& request) {
-  return channel_->Call(*channel_->sysv_shm, &v1::SysvShm::Stub::Shmget, request);
+  return channel_->Call(*channel_->sysv_shm, &v1::SysvShm::Stub::Shmget, request, Repeat::kNot);
 }
 
 absl::StatusOr<v1::ShmatResponse> RpcStub::Shmat(const v1::ShmatRequest& request) {
-  return channel_->Call(*channel_->sysv_shm, &v1::SysvShm::Stub::Shmat, request);
+  return channel_->Call(*channel_->sysv_shm, &v1::SysvShm::Stub::Shmat, request, Repeat::kByNumber);
 }
 
 absl::Status RpcStub::Shmdt(const v1::ShmdtRequest& request) {
-  return channel_->Call(*channel_->sysv_shm, &v1::SysvShm::Stub::Shmdt, request).status();
+  return channel_->Call(*channel_->sysv_shm, &v1::SysvShm::Stub::Shmdt, request, Repeat::kByNumber).status();
 }
 
 absl::StatusOr<v1::ShmSegment> RpcStub::ShmStat(const v1::ShmStatRequest& request) {
@@ -253,7 +329,7 @@ absl::Status RpcStub::ShmSet(const v1::ShmSetRequest& request) {
 }
 
 absl::Status RpcStub::ShmRemove(const v1::ShmRemoveRequest& request) {
-  return channel_->Call(*channel_->sysv_shm, &v1::SysvShm::Stub::Remove, request).status();
+  return channel_->Call(*channel_->sysv_shm, &v1::SysvShm::Stub::Remove, request, Repeat::kNot).status();
 }
 
 absl::Status RpcStub::ShmList(const std::function<bool(const v1::ShmSegment&)>& segment) {

@@ -1,6 +1,7 @@
 // The daemon's services as plain functions. The one file of the library that knows gRPC.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -29,8 +30,12 @@ class DriverStream {
 // Thread-safe.
 class RpcStub {
  public:
-  // Calls go to the daemon of `runtime_dir` (absolute) with the session's token, in bytes.
-  RpcStub(const std::string& runtime_dir, const std::string& token);
+  // Takes a session up again whose daemon was lost; `seen` is what Epoch said before the call that found out.
+  using Reconnect = std::function<absl::Status(std::uint64_t seen)>;
+  // Calls go to the daemon of `runtime_dir` (absolute) with the session's token, in bytes. `epoch` counts the
+  // connections that there were. Without `reconnect` calls fail when the daemon is lost.
+  RpcStub(const std::string& runtime_dir, const std::string& token, const std::atomic<std::uint64_t>* epoch = nullptr,
+          Reconnect reconnect = nullptr);
   ~RpcStub();
 
   absl::StatusOr<v1::MmapResponse> Mmap(const v1::MmapRequest& request);

@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <random>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -19,6 +21,9 @@
 
 namespace mapbroker {
 namespace {
+
+// Between two attempts to reach a daemon that was lost.
+constexpr std::chrono::milliseconds kMaxDelay(500);
 
 constexpr char kDefaultRuntimeDir[] = "/run/mapbroker";
 
@@ -42,7 +47,7 @@ absl::StatusOr<std::string> RuntimeDirOf(const ConnectOptions& options) {
 
 PassedFile::~PassedFile() {
   // If the daemon is gone so is its duplicate.
-  session_.handoff_->CloseFile(number_).IgnoreError();
+  if (session_.epoch_ == epoch_) session_.handoff()->CloseFile(number_).IgnoreError();
 }
 
 absl::StatusOr<std::shared_ptr<Session>> Session::Open(const ConnectOptions& options) {
@@ -65,9 +70,17 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Open(const ConnectOptions& opt
   hello.set_executed(options.executed);
   absl::StatusOr<v1::Welcome> welcome = (*handoff)->Hello(std::move(hello), session->pool_);
   if (!welcome.ok()) return welcome.status();
-  session->handoff_ = *std::move(handoff);
+  {
+    shm::MutexLock lock(session->mutex_);
+    session->handoff_ = *std::move(handoff);
+  }
   session->welcome_ = *std::move(welcome);
-  session->stub_ = std::make_unique<RpcStub>(*dir, session->welcome_.token());
+  session->runtime_dir_ = *dir;
+  session->read_only_ = options.read_only;
+  session->reconnect_timeout_ = options.reconnect_timeout;
+  session->stub_ = std::make_unique<RpcStub>(
+      *dir, session->welcome_.token(), &session->epoch_,
+      [at = session.get()](std::uint64_t seen) { return at->Reconnect(seen, at->reconnect_timeout_); });
 
   if (options.attach == Attach::kWholePool) {
     auto whole = Attachment::WholePool(session->pool_.get(), session->welcome_, !options.read_only);
@@ -79,17 +92,63 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Open(const ConnectOptions& opt
 
 Session::~Session() {
   whole_pool_.reset();
-  if (handoff_ != nullptr) handoff_->Goodbye().IgnoreError();
+  const std::shared_ptr<Handoff> last = handoff();
+  if (last == nullptr || !absl::IsUnavailable(last->Goodbye())) return;
+  // It may be that the daemon was restarted and nothing was asked of it since.
+  if (Reconnect(epoch_, std::chrono::milliseconds(0)).ok()) handoff()->Goodbye().IgnoreError();
+}
+
+std::shared_ptr<Handoff> Session::handoff() const {
+  shm::MutexLock lock(mutex_);
+  return handoff_;
+}
+
+absl::Status Session::Reconnect(std::uint64_t seen, std::chrono::milliseconds timeout) {
+  shm::MutexLock lock(reconnecting_);
+  // Another thread may have been faster.
+  if (epoch_ != seen) return absl::OkStatus();
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  std::minstd_rand random(std::random_device{}());
+  for (std::chrono::milliseconds delay(10);; delay = std::min(2 * delay, kMaxDelay)) {
+    const absl::Status status = TakeUp();
+    if (status.ok()) {
+      ++epoch_;
+      return absl::OkStatus();
+    }
+    if (!absl::IsUnavailable(status) || std::chrono::steady_clock::now() >= deadline) return status;
+    // Of many clients of a daemon not all come back at once.
+    std::this_thread::sleep_for(delay * (50 + random() % 50) / 100);
+  }
+}
+
+absl::Status Session::TakeUp() {
+  absl::StatusOr<std::unique_ptr<Handoff>> handoff = Handoff::Connect(runtime_dir_);
+  if (!handoff.ok()) return handoff.status();
+  v1::Hello hello;
+  hello.set_read_only(read_only_);
+  hello.set_token(welcome_.token());
+  shm::UniqueFd pool;  // the one that is attached
+  const absl::StatusOr<v1::Welcome> welcome = (*handoff)->Hello(std::move(hello), pool);
+  if (!welcome.ok()) return welcome.status();
+  shm::MutexLock lock(mutex_);
+  handoff_ = *std::move(handoff);
+  files_.clear();  // the daemon has them no more
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Mapped> Session::Map(const MapOptions& options) {
   if (options.file != nullptr && options.file->impl_ != nullptr) return MapNumber(options, options.file->impl_->fd);
   if ((options.flags & MAP_ANONYMOUS) != 0) return MapNumber(options, -1);
-  absl::StatusOr<std::shared_ptr<PassedFile>> file = Pass(options.fd);
-  if (!file.ok()) return file.status();
-  absl::StatusOr<Mapped> mapped = MapNumber(options, *file == nullptr ? -1 : (*file)->number());
-  if (mapped.ok()) mapped->file = *std::move(file);
-  return mapped;
+  for (;;) {
+    const std::uint64_t epoch = epoch_;
+    absl::StatusOr<std::shared_ptr<PassedFile>> file = Pass(options.fd);
+    if (!file.ok()) return file.status();
+    absl::StatusOr<Mapped> mapped = MapNumber(options, *file == nullptr ? -1 : (*file)->number());
+    // A daemon that was restarted does not have the descriptors that were passed.
+    if (ErrnoOf(mapped.status()) == EBADF && *file != nullptr && epoch_ != epoch) continue;
+    if (mapped.ok()) mapped->file = *std::move(file);
+    return mapped;
+  }
 }
 
 absl::StatusOr<Mapped> Session::MapNumber(const MapOptions& options, int number) {
@@ -160,16 +219,26 @@ absl::StatusOr<std::shared_ptr<PassedFile>> Session::Pass(int fd) {
   if (open_flags < 0 || fstat(fd, &stat) != 0) return nullptr;
   const FileKey key{stat.st_dev, stat.st_ino, open_flags & (O_ACCMODE | O_PATH)};
 
-  shm::MutexLock lock(mutex_);
-  std::erase_if(files_, [](const auto& entry) { return entry.second.expired(); });
-  if (const auto known = files_.find(key); known != files_.end()) {
-    if (auto file = known->second.lock()) return file;
+  for (;;) {
+    const std::uint64_t epoch = epoch_;
+    absl::Status failed;
+    {
+      shm::MutexLock lock(mutex_);
+      std::erase_if(files_, [](const auto& entry) { return entry.second.expired(); });
+      if (const auto known = files_.find(key); known != files_.end()) {
+        if (auto file = known->second.lock()) return file;
+      }
+      const absl::StatusOr<int> number = handoff_->PassFile(fd);
+      if (number.ok()) {
+        auto file = std::make_shared<PassedFile>(*this, *number, epoch);
+        files_[key] = file;
+        return file;
+      }
+      failed = number.status();
+    }
+    if (!absl::IsUnavailable(failed)) return failed;
+    if (absl::Status back = Reconnect(epoch, reconnect_timeout_); !back.ok()) return back;
   }
-  const absl::StatusOr<int> number = handoff_->PassFile(fd);
-  if (!number.ok()) return number.status();
-  auto file = std::make_shared<PassedFile>(*this, *number);
-  files_[key] = file;
-  return file;
 }
 
 absl::Status Session::Unmap(std::uint64_t address, std::uint64_t length) {

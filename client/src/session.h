@@ -3,6 +3,8 @@
 
 #include <sys/types.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -24,7 +26,8 @@ class Session;
 // A descriptor that the daemon has; given back when the last mapping of it goes.
 class PassedFile {
  public:
-  PassedFile(Session& session, int number) : session_(session), number_(number) {}
+  // `epoch`: of the connection by which it was passed.
+  PassedFile(Session& session, int number, std::uint64_t epoch) : session_(session), number_(number), epoch_(epoch) {}
   ~PassedFile();
   PassedFile(const PassedFile&) = delete;
   PassedFile& operator=(const PassedFile&) = delete;
@@ -33,6 +36,7 @@ class PassedFile {
  private:
   Session& session_;
   const int number_;
+  const std::uint64_t epoch_;
 };
 
 // A granted and attached mapping.
@@ -77,15 +81,23 @@ class Session {
   using FileKey = std::tuple<dev_t, ino_t, int>;
 
   Session() = default;
+  absl::Status Reconnect(std::uint64_t seen, std::chrono::milliseconds timeout);
+  absl::Status TakeUp();
+  std::shared_ptr<Handoff> handoff() const;
   absl::StatusOr<std::shared_ptr<PassedFile>> Pass(int fd);
   absl::Status AttachGrant(Mapped& mapped);
 
-  std::unique_ptr<Handoff> handoff_;
+  std::string runtime_dir_;
+  bool read_only_ = false;
+  std::chrono::milliseconds reconnect_timeout_{};
+  shm::Mutex reconnecting_;               // before mutex_
+  std::atomic<std::uint64_t> epoch_ = 1;  // counts connections
   std::unique_ptr<RpcStub> stub_;
   v1::Welcome welcome_;
   shm::UniqueFd pool_;
   std::shared_ptr<Attachment> whole_pool_;  // null: each mapping is attached by itself
-  shm::Mutex mutex_;
+  mutable shm::Mutex mutex_;
+  std::shared_ptr<Handoff> handoff_ ABSL_GUARDED_BY(mutex_);
   std::map<FileKey, std::weak_ptr<PassedFile>> files_ ABSL_GUARDED_BY(mutex_);
 };
 

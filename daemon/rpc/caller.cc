@@ -2,7 +2,10 @@
 
 #include <cerrno>
 #include <string>
+#include <vector>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "daemon/nommu/refusal.h"
 #include "proto/handoff_packet.h"
 
@@ -21,6 +24,20 @@ absl::StatusOr<std::shared_ptr<session::Session>> CallerOf(const grpc::ServerCon
                          "no session has this token: it has ended, or the daemon was restarted; connect anew");
   }
   return session;
+}
+
+absl::StatusOr<session::RequestId> RequestOf(const grpc::ServerContextBase& context) {
+  session::RequestId request;
+  const auto found = context.client_metadata().find(kRequestMetadata);
+  if (found == context.client_metadata().end()) return request;
+  const std::vector<std::string> words =
+      absl::StrSplit(absl::string_view(found->second.data(), found->second.size()), ' ');
+  if (words.size() < 2 || words.size() > 3 || !absl::SimpleAtoi(words[0], &request.id) ||
+      !absl::SimpleAtoi(words[1], &request.done) || (words.size() == 3 && words[2] != "again")) {
+    return nommu::Refuse(EINVAL, "", "mapbroker-request is two numbers, and \"again\" or not");
+  }
+  request.again = words.size() == 3;
+  return request;
 }
 
 }  // namespace mapbroker::rpc

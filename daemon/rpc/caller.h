@@ -14,4 +14,7 @@ namespace mapbroker::rpc {
 absl::StatusOr<std::shared_ptr<session::Session>> CallerOf(const grpc::ServerContextBase& context,
                                                            const session::SessionTable& sessions);
 
+// Its number, if it may be made again. EINVAL if that is malformed.
+absl::StatusOr<session::RequestId> RequestOf(const grpc::ServerContextBase& context);
+
 }  // namespace mapbroker::rpc

@@ -48,12 +48,14 @@ grpc::Status MemoryService::Mmap(grpc::ServerContext* context, const v1::MmapReq
                                  v1::MmapResponse* response) {
   const auto caller = CallerOf(*context, sessions_);
   if (!caller.ok()) return ToGrpc(caller.status());
+  const auto id = RequestOf(*context);
+  if (!id.ok()) return ToGrpc(id.status());
   const nommu::MapRequest wanted{.length = request->length(),
                                  .prot = request->prot(),
                                  .flags = request->flags(),
                                  .offset = request->offset(),
                                  .address = request->address()};
-  const auto granted = broker_.Mmap(**caller, wanted, request->fd());
+  const auto granted = broker_.Mmap(**caller, wanted, request->fd(), *id);
   if (!granted.ok()) return ToGrpc(granted.status());
   response->set_address(granted->address);
   response->set_length(granted->length);
@@ -67,18 +69,24 @@ grpc::Status MemoryService::Munmap(grpc::ServerContext* context, const v1::Munma
                                    v1::MunmapResponse*) {
   const auto caller = CallerOf(*context, sessions_);
   if (!caller.ok()) return ToGrpc(caller.status());
-  return ToGrpc(broker_.Munmap(**caller, request->address(), request->length()));
+  const auto id = RequestOf(*context);
+  if (!id.ok()) return ToGrpc(id.status());
+  return ToGrpc(broker_.Munmap(**caller, request->address(), request->length(), *id));
 }
 
 grpc::Status MemoryService::Mremap(grpc::ServerContext* context, const v1::MremapRequest* request,
                                    v1::MremapResponse* response) {
   const auto caller = CallerOf(*context, sessions_);
   if (!caller.ok()) return ToGrpc(caller.status());
-  const auto length = broker_.Mremap(**caller, {.address = request->address(),
-                                                .old_length = request->old_length(),
-                                                .new_length = request->new_length(),
-                                                .flags = request->flags(),
-                                                .new_address = request->new_address()});
+  const auto id = RequestOf(*context);
+  if (!id.ok()) return ToGrpc(id.status());
+  const auto length = broker_.Mremap(**caller,
+                                     {.address = request->address(),
+                                      .old_length = request->old_length(),
+                                      .new_length = request->new_length(),
+                                      .flags = request->flags(),
+                                      .new_address = request->new_address()},
+                                     *id);
   if (!length.ok()) return ToGrpc(length.status());
   response->set_address(request->address());
   response->set_length(*length);

@@ -41,7 +41,9 @@ grpc::Status SysvShmService::Shmat(grpc::ServerContext* context, const v1::Shmat
                                    v1::ShmatResponse* response) {
   const auto caller = CallerOf(*context, sessions_);
   if (!caller.ok()) return ToGrpc(caller.status());
-  const auto attached = broker_.Shmat(**caller, request->id(), request->address(), request->flags());
+  const auto id = RequestOf(*context);
+  if (!id.ok()) return ToGrpc(id.status());
+  const auto attached = broker_.Shmat(**caller, request->id(), request->address(), request->flags(), *id);
   if (!attached.ok()) return ToGrpc(attached.status());
   response->set_address(attached->grant.address);
   response->set_length(attached->grant.length);
@@ -52,7 +54,9 @@ grpc::Status SysvShmService::Shmat(grpc::ServerContext* context, const v1::Shmat
 grpc::Status SysvShmService::Shmdt(grpc::ServerContext* context, const v1::ShmdtRequest* request, v1::ShmdtResponse*) {
   const auto caller = CallerOf(*context, sessions_);
   if (!caller.ok()) return ToGrpc(caller.status());
-  return ToGrpc(broker_.Shmdt(**caller, request->address()));
+  const auto id = RequestOf(*context);
+  if (!id.ok()) return ToGrpc(id.status());
+  return ToGrpc(broker_.Shmdt(**caller, request->address(), *id));
 }
 
 grpc::Status SysvShmService::Stat(grpc::ServerContext* context, const v1::ShmStatRequest* request,

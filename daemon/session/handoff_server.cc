@@ -2,11 +2,13 @@
 
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -285,7 +287,11 @@ absl::Status HandoffServer::Restore() {
     }
     const Credentials peer{
         recorded.pid(), recorded.uid(), recorded.gid(), {recorded.groups().begin(), recorded.groups().end()}};
-    auto session = std::make_shared<Session>(numbers[0], peer, recorded.read_only(), recorded.space());
+    // Numbers of descriptors that are gone must not come to mean others: a call under way may still name them.
+    std::uint32_t first_number = 0;
+    if (getrandom(&first_number, sizeof(first_number), 0) != sizeof(first_number)) std::abort();
+    auto session =
+        std::make_shared<Session>(numbers[0], peer, recorded.read_only(), recorded.space(), first_number & INT_MAX);
     session->set_traced(recorded.traced());
     hooks_.join_space(recorded.space(), recorded.pid());
     sessions_.Restore(session, recorded.token());

@@ -16,6 +16,29 @@ Session::PassedFile::~PassedFile() {
   if (fd) backing::CloseElsewhere(std::move(fd));
 }
 
+bool Session::BeginRequest(std::uint64_t id) {
+  shm::MutexLock lock(mutex_);
+  return running_.insert(id).second;
+}
+
+void Session::EndRequest(std::uint64_t id) {
+  shm::MutexLock lock(mutex_);
+  running_.erase(id);
+}
+
+void Session::NoteResult(std::uint64_t id) {
+  shm::MutexLock lock(mutex_);
+  results_.insert(id);
+}
+
+std::vector<std::uint64_t> Session::TakeResultsBelow(std::uint64_t done) {
+  shm::MutexLock lock(mutex_);
+  const auto end = results_.lower_bound(done);
+  std::vector<std::uint64_t> taken(results_.begin(), end);
+  results_.erase(results_.begin(), end);
+  return taken;
+}
+
 absl::StatusOr<int> Session::AddFile(shm::UniqueFd fd) {
   auto file = std::make_shared<PassedFile>();
   file->fd = std::move(fd);

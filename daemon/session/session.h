@@ -11,7 +11,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/btree_set.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "daemon/backing/backing.h"
 #include "daemon/credentials.h"
@@ -24,11 +26,20 @@ namespace mapbroker::session {
 // Descriptors that one session may have passed and not closed: as many as a process may have open by default.
 inline constexpr std::size_t kMaxFilesPerSession = 1024;
 
+// Which call of a session this is, so that one that is made again is not carried out twice.
+struct RequestId {
+  std::uint64_t id = 0;    // 0: it will not be made again
+  std::uint64_t done = 0;  // all calls below it are answered
+  bool again = false;
+};
+
 // Thread-safe.
 class Session {
  public:
-  Session(std::uint64_t id, const Credentials& peer, bool read_only, nommu::SpaceId space)
-      : id_(id), peer_(peer), read_only_(read_only), space_(space) {}
+  // `first_number`: where the numbers of its files begin.
+  Session(std::uint64_t id, const Credentials& peer, bool read_only, nommu::SpaceId space,
+          std::uint32_t first_number = 0)
+      : id_(id), peer_(peer), read_only_(read_only), space_(space), next_number_(first_number) {}
 
   std::uint64_t id() const { return id_; }
   const Credentials& peer() const { return peer_; }
@@ -37,6 +48,13 @@ class Session {
   // S2: marked as such; its process may be traced all the same.
   bool traced() const { return traced_; }
   void set_traced(bool traced) { traced_ = traced; }
+
+  // Calls that are being carried out. False: this one is already.
+  bool BeginRequest(std::uint64_t id);
+  void EndRequest(std::uint64_t id);
+  // Calls whose results are recorded; those below `done` are taken out.
+  void NoteResult(std::uint64_t id);
+  std::vector<std::uint64_t> TakeResultsBelow(std::uint64_t done);
 
   // Takes a descriptor; the number it is referred to by. EMFILE when there are kMaxFilesPerSession.
   absl::StatusOr<int> AddFile(shm::UniqueFd fd);
@@ -74,7 +92,9 @@ class Session {
   const nommu::SpaceId space_;
   std::atomic<bool> traced_ = false;
   shm::Mutex mutex_;
-  std::uint32_t next_number_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::uint32_t next_number_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_set<std::uint64_t> running_ ABSL_GUARDED_BY(mutex_);
+  absl::btree_set<std::uint64_t> results_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<int, std::shared_ptr<PassedFile>> files_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -4,10 +4,19 @@
 #include <sys/ipc.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
 #include <filesystem>
+#include <iterator>
+#include <map>
 #include <optional>
+#include <random>
+#include <set>
 #include <span>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "mapbroker/error.h"
@@ -159,6 +168,104 @@ TEST_F(Restart, AStopWithKeepStateIsLikeAKill) {
   EXPECT_EQ(peer.Read(own), Bytes(kSize, '\1'));
   Start({"--pool", "file:" + home_.Path("pool")});
   EXPECT_EQ(Listing(), before);
+}
+
+TEST_F(Restart, ClientsGoOnByThemselves) {
+  Start();
+  const std::string file = home_.MakeFile("file", kSize);
+  Peer peer(RuntimeDir());
+  const MapReply before = peer.Map(file, {.length = kSize});
+  KillAndStart();
+  // The descriptor that was passed is gone and is passed again; the copy is there.
+  EXPECT_EQ(peer.Map(file, {.length = kSize}).address, before.address);
+  KillAndStart();
+  EXPECT_EQ(peer.Unmap(before), 0);
+  const MapReply own = peer.Map("", kAnonymous);
+  EXPECT_EQ(own.error, 0) << own.sentence;
+  KillAndStart();
+  peer.Disconnect();
+  Client client = Connect(*daemon_);
+  WaitUntil("its session has ended", [&] { return client.Statistics()->sessions == 1; });
+  EXPECT_EQ(client.Statistics()->used, 0u);
+}
+
+TEST_F(Restart, OpenRamFilesStayOpen) {
+  Start();
+  Client client = Connect(*daemon_);
+  const absl::StatusOr<File> file = client.Open("ram:/open", O_RDWR | O_CREAT);
+  ASSERT_TRUE(file->Ftruncate(kPage).ok());
+  ASSERT_TRUE(client.Unlink("ram:/open").ok());
+  absl::StatusOr<Mapping> mapping =
+      client.Map({.length = kPage, .prot = PROT_READ | PROT_WRITE, .flags = MAP_SHARED, .file = &*file});
+  ASSERT_TRUE(mapping.ok()) << mapping.status();
+  mapping->bytes()[0] = std::byte{'x'};
+  KillAndStart();
+  std::byte byte{};
+  ASSERT_TRUE(file->Pread({&byte, 1}, 0).ok());
+  EXPECT_EQ(byte, std::byte{'x'});
+  EXPECT_EQ(file->Stat()->name, "ram:/open (deleted)");
+  EXPECT_EQ(ErrnoOf(file->Ftruncate(0)), ETXTBSY);
+}
+
+TEST_F(Restart, ADaemonThatDoesNotComeBackIsToldOfInTime) {
+  Start();
+  Client client = Connect(*daemon_, {.reconnect_timeout = std::chrono::milliseconds(100)});
+  daemon_->Kill();
+  const absl::Status status = client.Statistics().status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  Start({"--reset"});
+  EXPECT_EQ(ErrnoOf(client.Statistics().status()), ESRCH);
+}
+
+// Threads of one client map, check and unmap while the daemon is killed again and again.
+TEST_F(Restart, CallsUnderWayAreCarriedOutOnce) {
+  Start();
+  Client client =
+      Connect(*daemon_, {.reconnect_timeout = std::chrono::duration_cast<std::chrono::milliseconds>(kDeadline)});
+  std::atomic<bool> done = false;
+  std::vector<std::map<std::uint64_t, Mapping>> held(4);
+  const auto work = [&](std::size_t number) {
+    std::minstd_rand random(static_cast<unsigned>(number));
+    auto& mine = held[number];
+    while (!done) {
+      if (mine.size() > 20 || (!mine.empty() && random() % 2 == 0)) {
+        const auto victim = std::next(mine.begin(), static_cast<std::ptrdiff_t>(random() % mine.size()));
+        // Nobody else has written here since.
+        for (const std::byte byte : victim->second.bytes()) ASSERT_EQ(byte, static_cast<std::byte>(number + 1));
+        const absl::Status status = victim->second.Unmap();
+        ASSERT_TRUE(status.ok()) << status;
+        mine.erase(victim);
+      } else {
+        absl::StatusOr<Mapping> mapping = client.Map(
+            {.length = (1 + random() % 8) * kPage, .prot = PROT_READ | PROT_WRITE, .flags = kAnonymous.flags});
+        ASSERT_TRUE(mapping.ok()) << mapping.status();
+        for (const std::byte byte : mapping->bytes()) ASSERT_EQ(byte, std::byte{0}) << "a residue";
+        std::fill(mapping->bytes().begin(), mapping->bytes().end(), static_cast<std::byte>(number + 1));
+        const std::uint64_t address = mapping->address();
+        ASSERT_TRUE(mine.emplace(address, *std::move(mapping)).second) << "given out twice";
+      }
+    }
+  };
+  std::vector<std::thread> threads;
+  for (std::size_t i = 0; i < held.size(); ++i) threads.emplace_back(work, i);
+  Client observer =
+      Connect(*daemon_, {.reconnect_timeout = std::chrono::duration_cast<std::chrono::milliseconds>(kDeadline)});
+  std::minstd_rand random(1);
+  for (int kill = 0; kill < 10; ++kill) {
+    for (std::uint64_t calls = random() % 200; calls > 0; --calls) ASSERT_TRUE(observer.Statistics().ok());
+    KillAndStart();
+  }
+  done = true;
+  for (std::thread& thread : threads) thread.join();
+  std::set<std::uint64_t> believed, listed;
+  for (const auto& mine : held) {
+    for (const auto& [address, mapping] : mine) believed.insert(address);
+  }
+  ASSERT_TRUE(observer.ListMappings(0, [&](const MappingRow& row) { return listed.insert(row.start), true; }).ok());
+  EXPECT_EQ(listed, believed);
+  held.clear();
+  EXPECT_EQ(observer.Statistics()->used, 0u);
+  WaitUntil("all of it is free", [&] { return observer.Statistics()->largest_free_run == std::uint64_t{64} << 20; });
 }
 
 TEST_F(Restart, RefusesALedgerWhosePoolIsGoneUntilItIsToldToReset) {

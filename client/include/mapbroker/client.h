@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -47,6 +48,9 @@ struct ConnectOptions {
   // With the token, in a program that its process has executed since: an empty address space (X4), and the daemon's
   // files that were open, under their numbers (Client::FileOf). What was mapped before is unmapped.
   bool executed = false;
+  // How long a call waits for a daemon that was restarted, from when it was lost. Until then the memory that is mapped
+  // is used as before. 0: not at all.
+  std::chrono::milliseconds reconnect_timeout{10'000};
 };
 
 // The arguments of mmap(2), with its names and units.
@@ -110,6 +114,11 @@ struct ShmSegment {
   std::int64_t atime = 0, dtime = 0, ctime = 0;
 };
 
+// When the daemon is killed or restarted, calls connect again by themselves and go on: those that change mappings are
+// carried out exactly once, those that only ask are asked again, and of others that were under way it is not known
+// whether they were done: ECONNRESET. Where no daemon comes back in time, or one that does not know the session, calls
+// fail with ECONNRESET or ESRCH.
+//
 // One session. Thread-safe. The session ends, and everything in it is unmapped, when the Client and all its mappings
 // are gone or the process ends, however it ends.
 class MAPBROKER_EXPORT Client {
