@@ -21,7 +21,9 @@ absl::Status WithPayload(absl::StatusCode code, int error, const std::string& se
 }  // namespace
 
 absl::Status MakeStatus(int error, const std::string& sentence, const std::string& rule) {
-  return WithPayload(absl::ErrnoToStatusCode(error), error, sentence, rule);
+  const absl::StatusCode code = absl::ErrnoToStatusCode(error);
+  // A refusal with EAGAIN is an answer; Unavailable means that there is none.
+  return WithPayload(code == absl::StatusCode::kUnavailable ? absl::StatusCode::kAborted : code, error, sentence, rule);
 }
 
 absl::Status NoDaemon(int error, const std::string& sentence) {
