@@ -164,7 +164,11 @@ int Serve(const Config& config) {
                config.profile->name);
   sd_notify(0, "READY=1");
   const int status = sd_event_loop(loop.get());
-  if (config.keep_state) state->Leave();
+  if (config.keep_state) {
+    state->Leave();
+  } else {
+    handoff_server.SayFarewell();
+  }
   sd_notify(0, "STOPPING=1");
   spdlog::info("mapbrokerd stops");
   return status < 0 ? kFailed : kStopped;

@@ -124,6 +124,14 @@ absl::Status Handoff::CloseFile(int number) {
   return Exchange(request).status();
 }
 
+bool Handoff::HasFarewell() {
+  shm::MutexLock lock(mutex_);
+  char next;
+  if (recv(socket_.get(), &next, sizeof(next), MSG_PEEK | MSG_DONTWAIT) <= 0) return false;
+  v1::HandoffReply reply;
+  return ReceiveHandoffPacket(socket_.get(), reply).error == 0 && reply.has_farewell();
+}
+
 absl::Status Handoff::Goodbye() {
   v1::HandoffRequest request;
   request.mutable_goodbye();

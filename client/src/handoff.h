@@ -29,6 +29,9 @@ class Handoff {
   absl::StatusOr<int> PassFile(int fd);
   absl::Status CloseFile(int number);
 
+  // Whether the daemon has stopped for good, by what it said last. To be asked when it does not answer.
+  bool HasFarewell();
+
   // Ends the session.
   absl::Status Goodbye();
 

@@ -107,6 +107,8 @@ absl::Status Session::Reconnect(std::uint64_t seen, std::chrono::milliseconds ti
   shm::MutexLock lock(reconnecting_);
   // Another thread may have been faster.
   if (epoch_ != seen) return absl::OkStatus();
+  stopped_ = stopped_ || handoff()->HasFarewell();
+  if (stopped_) return NoDaemon(ECONNRESET, "the daemon was stopped; connect anew when there is one");
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   std::minstd_rand random(std::random_device{}());
   for (std::chrono::milliseconds delay(10);; delay = std::min(2 * delay, kMaxDelay)) {

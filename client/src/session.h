@@ -91,6 +91,7 @@ class Session {
   bool read_only_ = false;
   std::chrono::milliseconds reconnect_timeout_{};
   shm::Mutex reconnecting_;               // before mutex_
+  bool stopped_ ABSL_GUARDED_BY(reconnecting_) = false;
   std::atomic<std::uint64_t> epoch_ = 1;  // counts connections
   std::unique_ptr<RpcStub> stub_;
   v1::Welcome welcome_;

@@ -302,6 +302,14 @@ absl::Status HandoffServer::Restore() {
   });
 }
 
+void HandoffServer::SayFarewell() {
+  v1::HandoffReply farewell;
+  farewell.mutable_farewell();
+  for (const auto& [number, connection] : connections_) {
+    if (connection.session != nullptr) SendHandoffPacket(connection.socket.get(), farewell);
+  }
+}
+
 void HandoffServer::EndDead() {
   std::vector<std::uint64_t> dead;
   for (const auto& [id, process] : processes_) {

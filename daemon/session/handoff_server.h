@@ -48,6 +48,8 @@ class HandoffServer {
 
   // Makes the recorded sessions again, and their uses of address spaces. DataLoss: a record cannot be read.
   absl::Status Restore();
+  // Tells all clients that no daemon will take their sessions over.
+  void SayFarewell();
   // Ends those of them whose processes have ended meanwhile. After all else is made again.
   void EndDead();
 
