@@ -96,6 +96,10 @@ absl::StatusOr<v1::HandoffReply> Handoff::Exchange(const v1::HandoffRequest& req
   if (error == EAGAIN) return NoDaemon(ETIMEDOUT, "the daemon does not answer on its handoff socket");
   if (error != 0) return NoDaemon(error, absl::StrCat("the handoff connection is lost: ", std::strerror(error)));
   if (reply.has_error()) return FromWire(reply.error());
+  if (reply.has_farewell() && !request.has_goodbye()) {
+    farewell_ = true;
+    return NoDaemon(ECONNRESET, "the daemon was stopped");
+  }
   return reply;
 }
 
@@ -127,6 +131,7 @@ absl::Status Handoff::CloseFile(int number) {
 bool Handoff::HasFarewell() {
   shm::MutexLock lock(mutex_);
   char next;
+  if (farewell_) return true;
   if (recv(socket_.get(), &next, sizeof(next), MSG_PEEK | MSG_DONTWAIT) <= 0) return false;
   v1::HandoffReply reply;
   return ReceiveHandoffPacket(socket_.get(), reply).error == 0 && reply.has_farewell();

@@ -46,6 +46,7 @@ class Handoff {
                                             shm::UniqueFd* received = nullptr);
 
   shm::Mutex mutex_;  // one exchange at a time
+  bool farewell_ ABSL_GUARDED_BY(mutex_) = false;
   const shm::UniqueFd socket_;
   const SpaceMark mark_;
 };

@@ -1,5 +1,6 @@
 #include "daemon/rpc/server.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/server.h>
@@ -23,6 +24,9 @@ constexpr std::chrono::seconds kGrace(2);
 
 Server::Server(sd_event* loop, session::UnixListener& listener, const std::vector<grpc::Service*>& services)
     : listener_(listener) {
+  // Never given back: taking the library down with a connection that has just ended may poll for ten seconds, and the
+  // process is about to end.
+  grpc_init();
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
