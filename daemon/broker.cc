@@ -88,7 +88,7 @@ absl::StatusOr<nommu::Grant> Broker::Mmap(session::Session& caller, const nommu:
 absl::StatusOr<nommu::Grant> Broker::Map(session::Session& caller, const nommu::MapRequest& wanted,
                                          const FilePointer& file, const session::RequestId& id) {
   nommu::MapRequest request = wanted;
-  request.traced = MayBeSharedPrivately(request) && (caller.traced() || IsTraced(caller.peer().pid));
+  request.traced = MayBeSharedPrivately(request) && caller.IsTraced();
   if (caller.read_only() && (request.prot & PROT_WRITE) != 0) {
     return Refuse(EACCES, "", "the session is read-only: connect without read_only to map memory writable");
   }

@@ -270,7 +270,7 @@ absl::Status HandoffServer::Record(const Session& session, const std::string& to
   record.set_gid(session.peer().gid);
   for (const gid_t group : session.peer().groups) record.add_groups(group);
   record.set_read_only(session.read_only());
-  record.set_traced(session.traced());
+  record.set_traced(session.marked_traced());
   record.set_space(session.space());
   record.set_token(token);
   const shm::Ledger::Change change{kSessions, shm::LedgerKey({session.id()}), record.SerializeAsString()};

@@ -9,11 +9,22 @@
 #include "daemon/backing/closer.h"
 #include "daemon/backing/host_file.h"
 #include "daemon/nommu/refusal.h"
+#include "daemon/process.h"
 
 namespace mapbroker::session {
 
 Session::PassedFile::~PassedFile() {
   if (fd) backing::CloseElsewhere(std::move(fd));
+}
+
+bool Session::IsTraced() {
+  if (traced_) return true;
+  const auto now = std::chrono::steady_clock::now();
+  if (now >= look_again_.load(std::memory_order_relaxed)) {
+    seen_traced_ = mapbroker::IsTraced(peer_.pid);
+    look_again_ = now + std::chrono::milliseconds(10);
+  }
+  return seen_traced_;
 }
 
 bool Session::BeginRequest(std::uint64_t id) {

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -45,8 +46,10 @@ class Session {
   const Credentials& peer() const { return peer_; }
   bool read_only() const { return read_only_; }
   nommu::SpaceId space() const { return space_; }
-  // S2: marked as such; its process may be traced all the same.
-  bool traced() const { return traced_; }
+  // S2: it is marked as traced, or its process is, as was seen within the last 10 ms: a look takes longer than all the
+  // rest of a call.
+  bool IsTraced();
+  bool marked_traced() const { return traced_; }
   void set_traced(bool traced) { traced_ = traced; }
 
   // Calls that are being carried out. False: this one is already.
@@ -91,6 +94,8 @@ class Session {
   const bool read_only_;
   const nommu::SpaceId space_;
   std::atomic<bool> traced_ = false;
+  std::atomic<bool> seen_traced_ = false;
+  std::atomic<std::chrono::steady_clock::time_point> look_again_{};
   shm::Mutex mutex_;
   std::uint32_t next_number_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<std::uint64_t> running_ ABSL_GUARDED_BY(mutex_);

@@ -162,13 +162,17 @@ TEST_F(Traced, AProcessUnderTheKernelsPtraceSharesNoPrivateMapping) {
   Peer one(daemon_.runtime_dir()), other(daemon_.runtime_dir());
   const MapReply before = one.Map(file_, {.length = kSize});
   if (ptrace(PTRACE_SEIZE, other.pid(), nullptr, nullptr) != 0) GTEST_SKIP() << "this machine allows no ptrace";
-  const MapReply traced = other.Map(file_, {.length = kSize});
-  EXPECT_NE(traced.address, before.address);
+  // The daemon looks at intervals.
+  MapReply traced;
+  WaitUntil("it is seen to be traced", [&] {
+    traced = other.Map(file_, {.length = kSize});
+    return traced.address != before.address;
+  });
   EXPECT_EQ(other.Read(traced), one.Read(before));
   ASSERT_EQ(ptrace(PTRACE_INTERRUPT, other.pid(), nullptr, nullptr), 0);
   ASSERT_EQ(waitpid(other.pid(), nullptr, 0), other.pid());
   ASSERT_EQ(ptrace(PTRACE_DETACH, other.pid(), nullptr, nullptr), 0);
-  EXPECT_EQ(other.Map(file_, {.length = kSize}).address, before.address);
+  WaitUntil("it is seen not to be", [&] { return other.Map(file_, {.length = kSize}).address == before.address; });
 }
 
 TEST_F(Traced, IsMarkedAndUnmarkedByTheTool) {
