@@ -6,8 +6,10 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <iterator>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -16,6 +18,14 @@ namespace {
 
 // Bytes of address space that the file may come to take; it is as large as what it holds.
 constexpr std::size_t kMaxSize = std::size_t{1} << 40;
+
+// In the ledger's own table: the number of the log's last entry that LMDB has.
+constexpr char kLastKey[] = "last";
+
+// From the first change that LMDB does not have to when it gets it, with all that came meanwhile.
+constexpr std::chrono::milliseconds kBatch(2);
+
+std::string LogOf(const std::string& path) { return path + "-log"; }
 
 absl::Status Failed(const char* what, int error) {
   const std::string text = absl::StrCat("ledger: ", what, ": ", mdb_strerror(error));
@@ -50,6 +60,47 @@ absl::StatusOr<Transaction> Begin(MDB_env* environment, unsigned flags) {
   return Transaction(transaction);
 }
 
+// Bytes of a string with their number before them.
+void EncodeBytes(std::string_view bytes, std::string& into) {
+  const std::uint32_t size = static_cast<std::uint32_t>(bytes.size());
+  into.append(reinterpret_cast<const char*>(&size), sizeof(size)).append(bytes);
+}
+
+bool DecodeBytes(std::string_view& from, std::string& bytes) {
+  std::uint32_t size;
+  if (from.size() < sizeof(size)) return false;
+  std::memcpy(&size, from.data(), sizeof(size));
+  from.remove_prefix(sizeof(size));
+  if (from.size() < size) return false;
+  bytes.assign(from.substr(0, size));
+  from.remove_prefix(size);
+  return true;
+}
+
+void Encode(const Ledger::Change& change, std::string& into) {
+  into.push_back(static_cast<char>(change.table));
+  into.push_back(change.value ? 1 : 0);
+  EncodeBytes(change.key, into);
+  EncodeBytes(change.value ? *change.value : change.last, into);
+}
+
+bool Decode(std::string_view from, std::vector<Ledger::Change>& changes) {
+  while (from.size() >= 2) {
+    Ledger::Change change{.table = static_cast<unsigned char>(from[0]), .key = {}};
+    const bool has_value = from[1] != 0;
+    from.remove_prefix(2);
+    std::string second;
+    if (!DecodeBytes(from, change.key) || !DecodeBytes(from, second)) return false;
+    if (has_value) {
+      change.value = std::move(second);
+    } else {
+      change.last = std::move(second);
+    }
+    changes.push_back(std::move(change));
+  }
+  return from.empty();
+}
+
 int DeleteRange(MDB_txn* transaction, MDB_dbi table, const Ledger::Change& range) {
   MDB_cursor* cursor = nullptr;
   if (const int error = mdb_cursor_open(transaction, table, &cursor)) return error;
@@ -73,14 +124,13 @@ struct Ledger::Environment {
 };
 
 Ledger::Ledger() : environment_(std::make_unique<Environment>()) {}
-Ledger::~Ledger() = default;
 
 absl::StatusOr<std::unique_ptr<Ledger>> Ledger::Open(const std::string& path, unsigned tables) {
   std::unique_ptr<Ledger> ledger(new Ledger);
   MDB_env*& env = ledger->environment_->env;
   if (const int error = mdb_env_create(&env)) return Failed("create", error);
   mdb_env_set_mapsize(env, kMaxSize);
-  mdb_env_set_maxdbs(env, tables);
+  mdb_env_set_maxdbs(env, tables + 1);
   // Nobody else opens it, since the runtime directory is held; and what the kernel has been given outlives us.
   constexpr unsigned kFlags = MDB_NOSUBDIR | MDB_NOSYNC | MDB_NOLOCK | MDB_NOTLS | MDB_NORDAHEAD;
   if (const int error = mdb_env_open(env, path.c_str(), kFlags, 0600)) return Failed(path.c_str(), error);
@@ -96,7 +146,8 @@ absl::StatusOr<std::unique_ptr<Ledger>> Ledger::Open(const std::string& path, un
   }
   absl::StatusOr<Transaction> transaction = Begin(env, 0);
   if (!transaction.ok()) return transaction.status();
-  for (unsigned table = 0; table < tables; ++table) {
+  // One more, of the ledger's own.
+  for (unsigned table = 0; table <= tables; ++table) {
     MDB_dbi opened;
     if (const int error = mdb_dbi_open(transaction->get(), std::to_string(table).c_str(), MDB_CREATE, &opened)) {
       return Failed("table", error);
@@ -104,22 +155,42 @@ absl::StatusOr<std::unique_ptr<Ledger>> Ledger::Open(const std::string& path, un
     ledger->environment_->tables.push_back(opened);
   }
   if (const int error = mdb_txn_commit(transaction->release())) return Failed("commit", error);
+  auto log = WriteAheadLog::Open(LogOf(path));
+  if (!log.ok()) return log.status();
+  {
+    MutexLock lock(ledger->mutex_);
+    ledger->log_ = *std::move(log);
+  }
+  if (absl::Status status = ledger->Recover(); !status.ok()) return status;
+  ledger->worker_ = std::thread([at = ledger.get()] { at->Work(); });
   return ledger;
 }
 
-void Ledger::Remove(const std::string& path) { unlink(path.c_str()); }
+Ledger::~Ledger() {
+  {
+    MutexLock lock(mutex_);
+    stop_ = true;
+    changed_.NotifyAll();
+  }
+  if (!worker_.joinable()) return;
+  worker_.join();
+  Drain().IgnoreError();  // what is left in the log is for the next to recover
+}
+
+void Ledger::Remove(const std::string& path) {
+  unlink(path.c_str());
+  unlink(LogOf(path).c_str());
+}
 
 absl::Status Ledger::Apply(std::span<const Change> changes) {
-  if (changes.empty()) return absl::OkStatus();
-  MutexLock lock(mutex_);
-  return ApplyAll(changes);
+  return changes.empty() ? absl::OkStatus() : Append({changes.begin(), changes.end()});
 }
 
 absl::Status Ledger::ApplyOrDefer(std::vector<Change> changes) {
   if (changes.empty()) return absl::OkStatus();
-  MutexLock lock(mutex_);
-  const absl::Status status = ApplyAll(changes);
+  const absl::Status status = Append(changes);
   if (status.ok()) return status;
+  MutexLock lock(mutex_);
   deferred_.insert(deferred_.end(), std::make_move_iterator(changes.begin()), std::make_move_iterator(changes.end()));
   return status;
 }
@@ -129,33 +200,129 @@ void Ledger::Seal() {
   sealed_ = true;
 }
 
-absl::Status Ledger::ApplyAll(std::span<const Change> changes) {
-  if (sealed_) return absl::OkStatus();
+// Into the log, with what was deferred before; a full log is made room in first.
+absl::Status Ledger::Append(std::vector<Change> changes) {
+  for (;;) {
+    {
+      MutexLock lock(mutex_);
+      if (sealed_) return absl::OkStatus();
+      std::string entry;
+      for (const Change& change : deferred_) Encode(change, entry);
+      for (const Change& change : changes) Encode(change, entry);
+      if (entry.size() > WriteAheadLog::kMaxEntry) {
+        return absl::ResourceExhaustedError("ledger: a change is larger than the log");
+      }
+      if (log_->Append(entry)) {
+        const bool idle = logged_.empty();
+        for (std::vector<Change>* const from : {&deferred_, &changes}) {
+          logged_.insert(logged_.end(), std::make_move_iterator(from->begin()), std::make_move_iterator(from->end()));
+        }
+        deferred_.clear();
+        if (idle) changed_.NotifyAll();
+        return absl::OkStatus();
+      }
+    }
+    if (absl::Status status = Drain(); !status.ok()) return status;
+  }
+}
+
+// All of the log into LMDB, in one transaction.
+absl::Status Ledger::Drain() const {
+  MutexLock draining(draining_);
+  std::vector<Change> changes;
+  std::uint64_t last;
+  {
+    MutexLock lock(mutex_);
+    if (logged_.empty()) return absl::OkStatus();
+    changes = std::exchange(logged_, {});
+    last = log_->last();
+    // After a failure the other half is still needed.
+    if (other_half_is_clear_) log_->Turn();
+    other_half_is_clear_ = false;
+  }
+  const absl::Status status = Write(changes, last);
+  MutexLock lock(mutex_);
+  if (status.ok()) {
+    // What came meanwhile is in the half that is appended to.
+    logged_.empty() ? log_->Clear() : log_->ClearOther();
+    other_half_is_clear_ = true;
+    return status;
+  }
+  // They stay in the log, and what came meanwhile follows them.
+  changes.insert(changes.end(), std::make_move_iterator(logged_.begin()), std::make_move_iterator(logged_.end()));
+  logged_ = std::move(changes);
+  return status;
+}
+
+absl::Status Ledger::Write(std::span<const Change> changes, std::uint64_t last) const {
   absl::StatusOr<Transaction> transaction = Begin(environment_->env, 0);
   if (!transaction.ok()) return transaction.status();
-  for (const std::span<const Change> part : {std::span<const Change>(deferred_), changes}) {
-    for (const Change& change : part) {
-      if (!change.last.empty()) {
-        if (const int error = DeleteRange(transaction->get(), environment_->tables[change.table], change)) {
-          return Failed("write", error);
-        }
-        continue;
-      }
+  const auto put = [&](MDB_dbi table, std::string_view of_key, std::string_view of_value) {
+    MDB_val key = ValueOf(of_key), value = ValueOf(of_value);
+    return mdb_put(transaction->get(), table, &key, &value, 0);
+  };
+  for (const Change& change : changes) {
+    const MDB_dbi table = environment_->tables[change.table];
+    int error;
+    if (!change.last.empty()) {
+      error = DeleteRange(transaction->get(), table, change);
+    } else if (change.value) {
+      error = put(table, change.key, *change.value);
+    } else {
       MDB_val key = ValueOf(change.key);
-      MDB_val value = ValueOf(change.value ? *change.value : std::string_view());
-      const MDB_dbi table = environment_->tables[change.table];
-      const int error = change.value ? mdb_put(transaction->get(), table, &key, &value, 0)
-                                     : mdb_del(transaction->get(), table, &key, nullptr);
-      if (error != 0 && (change.value || error != MDB_NOTFOUND)) return Failed("write", error);
+      error = mdb_del(transaction->get(), table, &key, nullptr);
+      if (error == MDB_NOTFOUND) error = 0;
     }
+    if (error != 0) return Failed("write", error);
   }
+  if (const int error = put(environment_->tables.back(), kLastKey, LedgerKey({last}))) return Failed("write", error);
   if (const int error = mdb_txn_commit(transaction->release())) return Failed("commit", error);
-  deferred_.clear();
   return absl::OkStatus();
 }
 
-std::optional<std::string> Ledger::Get(unsigned table, const std::string& wanted) const {
+absl::Status Ledger::Recover() {
+  std::uint64_t applied = 0;
+  {
+    const absl::StatusOr<Transaction> transaction = Begin(environment_->env, MDB_RDONLY);
+    if (!transaction.ok()) return transaction.status();
+    MDB_val key = ValueOf(kLastKey), value{};
+    if (mdb_get(transaction->get(), environment_->tables.back(), &key, &value) == 0) {
+      const std::vector<std::uint64_t> numbers = LedgerNumbers(BytesOf(value));
+      if (numbers.size() == 1) applied = numbers[0];
+    }
+  }
+  std::vector<Change> changes;
+  bool readable = true;
+  std::uint64_t last;
+  {
+    MutexLock lock(mutex_);
+    log_->Recover(applied, [&](std::string_view entry) { readable = readable && Decode(entry, changes); });
+    last = log_->last();
+  }
+  for (const Change& change : changes) readable = readable && change.table + 1 < environment_->tables.size();
+  if (!readable) return absl::DataLossError("ledger: the log cannot be read");
+  if (absl::Status status = Write(changes, last); !status.ok()) return status;
   MutexLock lock(mutex_);
+  log_->Clear();
+  return absl::OkStatus();
+}
+
+void Ledger::Work() {
+  for (;;) {
+    {
+      MutexLock lock(mutex_);
+      while (logged_.empty() && !stop_) changed_.Wait(mutex_);
+      if (stop_) return;
+    }
+    // Nobody waits for this, so it is done for many at once; after a failure it is tried again.
+    std::this_thread::sleep_for(kBatch);
+    Drain().IgnoreError();
+  }
+}
+
+std::optional<std::string> Ledger::Get(unsigned table, const std::string& wanted) const {
+  if (!Drain().ok()) return std::nullopt;
+  MutexLock draining(draining_);
   const absl::StatusOr<Transaction> transaction = Begin(environment_->env, MDB_RDONLY);
   if (!transaction.ok()) return std::nullopt;
   MDB_val key = ValueOf(wanted), value{};
@@ -165,7 +332,8 @@ std::optional<std::string> Ledger::Get(unsigned table, const std::string& wanted
 
 absl::Status Ledger::ForEach(
     unsigned table, const std::function<absl::Status(std::string_view key, std::string_view value)>& record) const {
-  MutexLock lock(mutex_);
+  if (absl::Status status = Drain(); !status.ok()) return status;
+  MutexLock draining(draining_);
   const absl::StatusOr<Transaction> transaction = Begin(environment_->env, MDB_RDONLY);
   if (!transaction.ok()) return transaction.status();
   MDB_cursor* cursor = nullptr;

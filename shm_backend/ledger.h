@@ -1,7 +1,8 @@
 // Durable state: tables of records in LMDB that outlive the process, however it ends.
 //
 // A change is a transaction: after a crash at any instant either all of it is there or nothing. Records are meant to
-// die with the machine, so nothing waits for a disk.
+// die with the machine, so nothing waits for a disk. Changes go into a log first (write_ahead_log.h), which costs less
+// than a microsecond, and from there into LMDB by a thread of the ledger's own, many in one transaction.
 #pragma once
 
 #include <cstdint>
@@ -11,10 +12,12 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "shm_backend/mutex.h"
+#include "shm_backend/write_ahead_log.h"
 
 namespace mapbroker::shm {
 
@@ -57,12 +60,24 @@ class Ledger {
  private:
   struct Environment;
   Ledger();
-  absl::Status ApplyAll(std::span<const Change> changes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Append(std::vector<Change> changes);
+  absl::Status Drain() const;
+  absl::Status Write(std::span<const Change> changes, std::uint64_t last) const;
+  absl::Status Recover();
+  void Work();
 
-  mutable Mutex mutex_;  // LMDB's own locks would lie in a file
-  std::vector<Change> deferred_ ABSL_GUARDED_BY(mutex_);
+  // In this order, and the first is held while LMDB writes; its own locks would lie in a file.
+  mutable Mutex draining_;
+  mutable Mutex mutex_;
+  mutable CondVar changed_;
+  mutable std::vector<Change> logged_ ABSL_GUARDED_BY(mutex_);    // in the log and not in LMDB yet
+  mutable std::vector<Change> deferred_ ABSL_GUARDED_BY(mutex_);  // nowhere yet
+  mutable std::unique_ptr<WriteAheadLog> log_ ABSL_GUARDED_BY(mutex_);
+  mutable bool other_half_is_clear_ ABSL_GUARDED_BY(mutex_) = true;
   bool sealed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   const std::unique_ptr<Environment> environment_;
+  std::thread worker_;
 };
 
 // A key that sorts as the numbers do.

@@ -108,20 +108,22 @@ TEST_F(LedgerTest, RefusesALedgerThatWasCutShort) {
 
 // In a file system of its own that has little room.
 TEST_F(LedgerTest, AFullDiskRefusesAChangeAndLosesNone) {
-  if (mount("tmpfs", directory_.c_str(), "tmpfs", 0, "size=256k") != 0) GTEST_SKIP() << "only root can mount";
+  if (mount("tmpfs", directory_.c_str(), "tmpfs", 0, "size=4m") != 0) GTEST_SKIP() << "only root can mount";
+  Records applied;
   {
     const auto ledger = Open();
     absl::Status status;
-    Records applied;
-    for (int i = 0; status.ok() && i < 1000; ++i) {
+    for (int i = 0; status.ok() && i < 10'000; ++i) {
       const Ledger::Change change{0, std::to_string(i), std::string(1000, 'x')};
       status = ledger->Apply({&change, 1});
       if (status.ok()) applied[change.key] = *change.value;
     }
     EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
-    EXPECT_EQ(All(*ledger, 0), applied);
   }
-  EXPECT_FALSE(All(*Open(), 0).empty());
+  // What LMDB had no room for is in the log, and so is refused by the next to open it rather than lost.
+  EXPECT_EQ(Ledger::Open(path_, 2).status().code(), absl::StatusCode::kResourceExhausted);
+  ASSERT_EQ(mount("tmpfs", directory_.c_str(), "tmpfs", MS_REMOUNT, "size=64m"), 0);
+  EXPECT_EQ(All(*Open(), 0), applied);
   umount(directory_.c_str());
 }
 
