@@ -29,6 +29,7 @@ int main(int argc, char** argv) {
   AddShm(program, context);
   AddStat(program, context);
   AddReplay(program, context);
+  AddWho(program, context);
   try {
     program.parse(argc, argv);
   } catch (const CLI::Success& done) {

@@ -38,6 +38,7 @@ void AddReplay(CLI::App& program, Context& context);
 void AddScreenshot(CLI::App& program, Context& context);
 void AddShm(CLI::App& program, Context& context);
 void AddStat(CLI::App& program, Context& context);
+void AddWho(CLI::App& program, Context& context);
 
 // One line on stderr, "mapctl: ERRNO: sentence"; the exit status that fits.
 int Report(const absl::Status& status);

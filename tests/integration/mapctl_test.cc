@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -113,6 +114,29 @@ TEST_F(MapctlTool, AFileNameWithOddCharactersIsOneLineAndOneObject) {
   EXPECT_EQ(RunForJson({"maps"}).size(), 1u);
   const std::string lines = Run({"maps"}).output;
   EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 1) << lines;
+}
+
+TEST_F(MapctlTool, WhoNamesTheHolders) {
+  Peer one(daemon_.runtime_dir()), two(daemon_.runtime_dir());
+  const MapReply shared = one.Map(file_, {.length = kSize});
+  two.Map(file_, {.length = kSize});
+  two.Map(file_, {.length = kSize});
+  one.Map("", {.length = kSize, .flags = MAP_PRIVATE | MAP_ANONYMOUS});
+  const nlohmann::json by_file = RunForJson({"who", file_});
+  ASSERT_EQ(by_file.size(), 2u);
+  EXPECT_EQ(by_file, RunForJson({"who", std::to_string(shared.address + 5000)}));
+  std::map<pid_t, int> mappings;
+  for (const auto& holder : by_file) {
+    mappings[holder.at("pid")] = holder.at("mappings");
+    EXPECT_EQ(holder.at("start"), shared.address);
+    EXPECT_EQ(holder.at("command"), "test_peer");
+  }
+  EXPECT_EQ(mappings, (std::map<pid_t, int>{{one.pid(), 1}, {two.pid(), 2}}));
+  EXPECT_EQ(RunForJson({"who", "ram:/nothing"}), nlohmann::json::array());
+  const Finished refused = Run({"who", "/no/such/file"});
+  EXPECT_EQ(refused.status, 1);
+  const std::string lines = Run({"who", file_}).output;
+  EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 2) << lines;
 }
 
 TEST_F(MapctlTool, StatTellsTheCounts) {

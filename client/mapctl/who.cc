@@ -1,0 +1,97 @@
+// mapctl who: which processes hold a file or an address.
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include <algorithm>
+#include <charconv>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/mapctl/mapctl.h"
+
+namespace mapbroker::mapctl {
+namespace {
+
+// "4096" or "0x1000"; false: it is no number.
+bool ParseAddress(const std::string& text, std::uint64_t& address) {
+  const bool hex = absl::StartsWith(text, "0x");
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data() + (hex ? 2 : 0), end, address, hex ? 16 : 10);
+  return error == std::errc() && stop == end;
+}
+
+// Which rows are meant: those at an address, of a file of the daemon by its name, or of a host file, whatever its path.
+absl::StatusOr<std::function<bool(const MappingRow&)>> Meant(const std::string& what) {
+  if (std::uint64_t address; ParseAddress(what, address)) {
+    return [address](const MappingRow& row) { return row.start <= address && address < row.end; };
+  }
+  for (const char* scheme : {"ram:", "dev:", "mnt:"}) {
+    if (absl::StartsWith(what, scheme)) return [what](const MappingRow& row) { return row.path == what; };
+  }
+  struct stat file;
+  if (stat(what.c_str(), &file) != 0) {
+    return absl::FailedPreconditionError(absl::StrCat(what, " is neither a pool address nor a file"));
+  }
+  return [file](const MappingRow& row) {
+    return row.inode == file.st_ino && row.dev_major == major(file.st_dev) && row.dev_minor == minor(file.st_dev);
+  };
+}
+
+std::string CommandOf(pid_t pid) {
+  std::string command = "?";
+  std::getline(std::ifstream(absl::StrFormat("/proc/%d/comm", pid)), command);
+  return command;
+}
+
+absl::Status Who(const std::string& what, const Context& context) {
+  const auto meant = Meant(what);
+  if (!meant.ok()) return meant.status();
+  absl::StatusOr<Client> client = context.Connect();
+  if (!client.ok()) return client.status();
+  nlohmann::json holders = nlohmann::json::array();
+  const absl::Status status = client->ListMappings(0, [&](const MappingRow& row) {
+    if (!(*meant)(row)) return true;
+    for (auto pid = row.pids.begin(); pid != row.pids.end();) {
+      const auto next = std::upper_bound(pid, row.pids.end(), *pid);
+      holders.push_back({{"pid", *pid},
+                         {"command", CommandOf(*pid)},
+                         {"mappings", next - pid},
+                         {"start", row.start},
+                         {"end", row.end},
+                         {"perms", row.perms},
+                         {"path", row.path}});
+      pid = next;
+    }
+    return true;
+  });
+  if (!status.ok()) return status;
+  if (context.json) {
+    std::cout << holders.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+    return absl::OkStatus();
+  }
+  for (const auto& holder : holders) {
+    std::cout << absl::StrFormat("%7d %-15s %08x-%08x %s", holder["pid"].get<pid_t>(),
+                                 holder["command"].get<std::string>(), holder["start"].get<std::uint64_t>(),
+                                 holder["end"].get<std::uint64_t>(), holder["perms"].get<std::string>());
+    if (holder["mappings"] > 1) std::cout << " x" << holder["mappings"];
+    std::cout << '\n';
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddWho(CLI::App& program, Context& context) {
+  const auto what = std::make_shared<std::string>();
+  CLI::App* who = program.add_subcommand("who", "list the processes that hold a file or an address");
+  who->add_option("WHAT", *what, "a pool address, a file, or ram:/NAME, dev:/NAME or mnt:/MOUNT/PATH")->required();
+  who->callback([what, &context] { context.exit_status = Report(Who(*what, context)); });
+}
+
+}  // namespace mapbroker::mapctl
