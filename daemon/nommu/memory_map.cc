@@ -589,7 +589,13 @@ std::string MemoryMap::Validate() const {
       mapped_pages += PagesOf(mapping.length);
     }
   }
-  if (processes_.size() != spaces_.size()) return "a process has lost its address space";
+  for (const auto& [pid, id] : processes_) {
+    const auto space = spaces_.find(id);
+    if (space == spaces_.end() ||
+        std::find(space->second.pids.begin(), space->second.pids.end(), pid) == space->second.pids.end()) {
+      return absl::StrCat("process ", pid, " has lost its address space");
+    }
+  }
   if (mappings != mappings_ || mappings != holders_.size()) return "the count of mappings is wrong";
   if (mapped_pages != mapped_pages_) return "the count of mapped pages is wrong";
 

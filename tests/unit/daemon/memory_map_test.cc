@@ -5,6 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <set>
+#include <string>
+#include <vector>
 
 #include "daemon/nommu/refusal.h"
 
@@ -314,6 +317,87 @@ TEST_P(MemoryMapTest, AProcessWithTwoAddressSpacesIsListedWithBoth) {
   MapAnonymous(second, 1);
   EXPECT_EQ(Listed(100).size(), 3u);
   EXPECT_THAT(Listed(300), IsEmpty());
+}
+
+TEST_P(MemoryMapTest, AnAddressSpaceLastsUntilItsLastUserLeaves) {
+  MapAnonymous(a_, 2);
+  map_.JoinSpace(a_, 300);
+  map_.JoinSpace(a_, 300);
+  EXPECT_EQ(map_.Validate(), "");
+  EXPECT_EQ(Listed(300).size(), 1u);
+  freed_.clear();
+  EXPECT_TRUE(map_.LeaveSpace(a_, 100, 10, freed_));
+  EXPECT_TRUE(map_.LeaveSpace(a_, 300, 10, freed_));
+  EXPECT_EQ(map_.Validate(), "");
+  EXPECT_FALSE(map_.HasProcess(100));
+  EXPECT_EQ(Listed(300).size(), 1u);
+  EXPECT_EQ(FreedPages(), 0u);
+  EXPECT_TRUE(map_.LeaveSpace(a_, 300, 10, freed_));
+  EXPECT_EQ(FreedPages(), 2u);
+  EXPECT_EQ(map_.Validate(), "");
+}
+
+TEST_P(MemoryMapTest, AnAddressIsFoundInTheMappingThatHoldsIt) {
+  const PoolAddress own = MapAnonymous(a_, 2).address;
+  const PoolAddress shared = MapFile(a_, f_, 0, 8).address;
+  EXPECT_EQ(map_.FindContaining(100, own + 5000)->end, own + 2 * kPage);
+  EXPECT_EQ(map_.FindContaining(100, own)->allowed, std::uint32_t{PROT_READ | PROT_WRITE});
+  EXPECT_EQ(map_.FindContaining(100, shared + 8 * kPage - 1)->allowed, std::uint32_t{PROT_READ});
+  EXPECT_EQ(map_.FindContaining(200, own), std::nullopt);
+  EXPECT_EQ(map_.FindContaining(100, shared + 8 * kPage), std::nullopt);
+}
+
+// What was noted as changed, made again in another map, is the same.
+TEST_P(MemoryMapTest, WhatIsRestoredIsTheSame) {
+  map_.TakeChanges();
+  MapFile(a_, f_, 0, 4);
+  MapFile(b_, f_, 0, 4);
+  MapAnonymous(b_, 3);
+  const Grant gone = MapAnonymous(a_, 1);
+  ASSERT_EQ(Unmap(a_, gone.address, kPage), 0);
+  const MemoryMap::Changes changes = map_.TakeChanges();
+  EXPECT_TRUE(map_.TakeChanges().empty());
+
+  MemoryMap again(*GetParam());
+  again.JoinSpace(a_, 100);
+  again.JoinSpace(b_, 200);
+  std::set<std::uint64_t> regions(changes.regions.begin(), changes.regions.end());
+  for (const std::uint64_t id : regions) {
+    if (const Region* region = map_.FindRegion(id)) {
+      EXPECT_TRUE(again.RestoreRegion(*region, map_.IsIndexed(*region)));
+      EXPECT_FALSE(again.RestoreRegion(*region, false)) << "twice";
+    }
+  }
+  std::set<std::uint64_t> seen;
+  for (const MemoryMap::MappingId& id : changes.mappings) {
+    const Mapping* const mapping = map_.FindMapping(id);
+    if (mapping != nullptr && seen.insert(id.id).second) {
+      EXPECT_TRUE(again.RestoreMapping(id, mapping->region->id, *mapping));
+    }
+  }
+  EXPECT_EQ(again.Validate(), "");
+  EXPECT_THAT(again.DropUnused(), IsEmpty());
+  const auto list = [](const MemoryMap& map) {
+    MemoryMap::Cursor cursor;
+    std::vector<std::string> rows;
+    for (const Row& row : map.ListRegions(cursor, 100)) {
+      rows.push_back(std::to_string(row.start) + "-" + std::to_string(row.end) + " " + std::to_string(row.pids.size()));
+    }
+    return rows;
+  };
+  EXPECT_EQ(list(again), list(map_));
+}
+
+TEST_P(MemoryMapTest, AMappingOutsideItsRegionIsNotRestored) {
+  MemoryMap again(*GetParam());
+  again.JoinSpace(1, 100);
+  ASSERT_TRUE(again.RestoreRegion({.id = 2, .pages = 1, .length = kPage, .start = kPage}, false));
+  EXPECT_FALSE(again.RestoreMapping({1, 0, 3}, 2, {.length = kPage}));
+  EXPECT_FALSE(again.RestoreMapping({1, kPage, 3}, 2, {.length = 2 * kPage}));
+  EXPECT_FALSE(again.RestoreMapping({1, kPage, 3}, 9, {.length = kPage}));
+  EXPECT_FALSE(again.RestoreMapping({7, kPage, 3}, 2, {.length = kPage}));
+  EXPECT_EQ(again.DropUnused().size(), 1u);
+  EXPECT_EQ(again.counts().regions, 0u);
 }
 
 TEST_P(MemoryMapTest, CountsSayWhatSharingSaves) {
