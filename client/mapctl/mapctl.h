@@ -68,6 +68,11 @@ const char* KindName(MappingKind kind);
 // For CLI11: takes "4096", "64K", "16M", "2G" as bytes (powers of 1024).
 CLI::Validator Bytes();
 
+// For CLI11: takes a pool address as `mapctl maps` shows it, in hexadecimal, "0x" before it or not.
+CLI::Validator PoolAddress();
+// False: it is none.
+bool ParsePoolAddress(const std::string& text, std::uint64_t& address);
+
 // For CLI11: takes permission bits as up to four octal digits.
 CLI::Validator OctalMode();
 

@@ -4,11 +4,13 @@
 
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>
 #include <iostream>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/mapctl/mapctl.h"
@@ -122,6 +124,24 @@ CLI::Validator OctalMode() {
 CLI::Validator Bytes() {
   // Powers of 1024 whatever the suffix: sizes of memory are never meant in powers of 1000.
   return CLI::AsSizeValue(/*kb_is_1000=*/false);
+}
+
+bool ParsePoolAddress(const std::string& text, std::uint64_t& address) {
+  const char* const begin = text.data() + (absl::StartsWith(text, "0x") ? 2 : 0);
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(begin, end, address, 16);
+  return error == std::errc() && stop == end;
+}
+
+CLI::Validator PoolAddress() {
+  return CLI::Validator(
+      [](std::string& text) {
+        std::uint64_t address;
+        if (!ParsePoolAddress(text, address)) return text + " is no pool address: it is hexadecimal";
+        text = std::to_string(address);
+        return std::string();
+      },
+      "HEX");
 }
 
 }  // namespace mapbroker::mapctl

@@ -1,17 +1,25 @@
 // mapctl peek, poke, trace: another process's memory, and whether it shares any.
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <iostream>
 #include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "absl/strings/escaping.h"
 #include "client/mapctl/mapctl.h"
+#include "mapbroker/error.h"
 
 namespace mapbroker::mapctl {
 namespace {
+
+// Bytes.
+constexpr std::size_t kPart = 1 << 20;
 
 struct PtraceArguments {
   pid_t pid = 0;
@@ -22,13 +30,25 @@ struct PtraceArguments {
 absl::Status Peek(const PtraceArguments& arguments, const Context& context) {
   absl::StatusOr<Client> client = context.Connect();
   if (!client.ok()) return client.status();
-  std::vector<std::byte> bytes(arguments.length);
-  const absl::StatusOr<std::size_t> count = client->Peek(arguments.pid, arguments.address, bytes);
-  if (!count.ok()) return count.status();
-  bytes.resize(*count);
-  if (!context.json) return WriteAll(STDOUT_FILENO, bytes);
-  const absl::string_view contents(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  std::cout << nlohmann::json{{"length", *count}, {"base64", absl::Base64Escape(contents)}} << '\n';
+  // By parts: what is asked for may be more than there is, here and there.
+  std::vector<std::byte> part(std::min<std::uint64_t>(arguments.length, kPart));
+  std::string all;
+  for (std::uint64_t done = 0; done < arguments.length;) {
+    const auto wanted = std::span(part).first(std::min<std::uint64_t>(arguments.length - done, part.size()));
+    const absl::StatusOr<std::size_t> count = client->Peek(arguments.pid, arguments.address + done, wanted);
+    if (done > 0 && ErrnoOf(count.status()) == EIO) break;  // there the mapping ends
+    if (!count.ok()) return count.status();
+    if (context.json) {
+      all.append(reinterpret_cast<const char*>(part.data()), *count);
+    } else if (absl::Status status = WriteAll(STDOUT_FILENO, wanted.first(*count)); !status.ok()) {
+      return status;
+    }
+    done += *count;
+    if (*count < wanted.size()) break;
+  }
+  if (context.json) {
+    std::cout << nlohmann::json{{"length", all.size()}, {"base64", absl::Base64Escape(all)}} << '\n';
+  }
   return absl::OkStatus();
 }
 
@@ -67,7 +87,9 @@ void AddPtrace(CLI::App& program, Context& context) {
   CLI::App* peek = add("peek", "write a process's memory to standard output, to the end of its mapping at most", Peek);
   CLI::App* poke = add("poke", "write standard input into a process's memory", Poke);
   for (CLI::App* command : {peek, poke}) {
-    command->add_option("ADDRESS", arguments->address, "pool address, as `mapctl maps` shows it")->required();
+    command->add_option("ADDRESS", arguments->address, "pool address, as `mapctl maps` shows it")
+        ->required()
+        ->transform(PoolAddress());
   }
   peek->add_option("LENGTH", arguments->length, "bytes")->required()->transform(Bytes());
   CLI::App* trace = add("trace", "make the process's private mappings copies of its own from now on", Trace);

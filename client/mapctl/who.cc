@@ -3,7 +3,6 @@
 #include <sys/sysmacros.h>
 
 #include <algorithm>
-#include <charconv>
 #include <fstream>
 #include <functional>
 #include <iostream>
@@ -18,24 +17,16 @@
 namespace mapbroker::mapctl {
 namespace {
 
-// "4096" or "0x1000"; false: it is no number.
-bool ParseAddress(const std::string& text, std::uint64_t& address) {
-  const bool hex = absl::StartsWith(text, "0x");
-  const char* const end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data() + (hex ? 2 : 0), end, address, hex ? 16 : 10);
-  return error == std::errc() && stop == end;
-}
-
-// Which rows are meant: those at an address, of a file of the daemon by its name, or of a host file, whatever its path.
+// Which rows are meant: of a file of the daemon by its name, of a host file, whatever its path, or at an address.
 absl::StatusOr<std::function<bool(const MappingRow&)>> Meant(const std::string& what) {
-  if (std::uint64_t address; ParseAddress(what, address)) {
-    return [address](const MappingRow& row) { return row.start <= address && address < row.end; };
-  }
   for (const char* scheme : {"ram:", "dev:", "mnt:"}) {
     if (absl::StartsWith(what, scheme)) return [what](const MappingRow& row) { return row.path == what; };
   }
   struct stat file;
   if (stat(what.c_str(), &file) != 0) {
+    if (std::uint64_t address; ParsePoolAddress(what, address)) {
+      return [address](const MappingRow& row) { return row.start <= address && address < row.end; };
+    }
     return absl::FailedPreconditionError(absl::StrCat(what, " is neither a pool address nor a file"));
   }
   return [file](const MappingRow& row) {
@@ -90,7 +81,9 @@ absl::Status Who(const std::string& what, const Context& context) {
 void AddWho(CLI::App& program, Context& context) {
   const auto what = std::make_shared<std::string>();
   CLI::App* who = program.add_subcommand("who", "list the processes that hold a file or an address");
-  who->add_option("WHAT", *what, "a pool address, a file, or ram:/NAME, dev:/NAME or mnt:/MOUNT/PATH")->required();
+  who->add_option("WHAT", *what,
+                  "a pool address as `mapctl maps` shows it, a file, or ram:/NAME, dev:/NAME or mnt:/MOUNT/PATH")
+      ->required();
   who->callback([what, &context] { context.exit_status = Report(Who(*what, context)); });
 }
 

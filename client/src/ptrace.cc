@@ -2,11 +2,13 @@
 #include <sys/types.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <span>
 
 #include "client/src/c_session.h"
 #include "client/src/client_impl.h"
+#include "client/src/status.h"
 #include "mapbroker/mapbroker.h"
 
 namespace mapbroker {
@@ -14,6 +16,9 @@ namespace {
 
 // Bytes that one call carries (ptrace.proto).
 constexpr std::size_t kMaxTransfer = 64 << 10;
+
+// The mapping ends exactly where the bytes before end.
+bool EndsThere(const absl::Status& status, std::size_t done) { return done > 0 && ErrnoOf(status) == EIO; }
 
 ssize_t Count(const absl::StatusOr<std::size_t>& count) {
   if (count.ok()) return static_cast<ssize_t>(*count);
@@ -38,8 +43,7 @@ absl::StatusOr<std::size_t> Client::Peek(pid_t pid, std::uint64_t address, std::
     request.set_address(address + done);
     request.set_length(std::min(into.size() - done, kMaxTransfer));
     const absl::StatusOr<v1::PeekResponse> response = impl_->session->stub().Peek(request);
-    // At the end of the mapping exactly.
-    if (!response.ok() && done > 0) break;
+    if (EndsThere(response.status(), done)) break;
     if (!response.ok()) return response.status();
     part = std::min<std::size_t>(response->data().size(), request.length());
     std::memcpy(into.data() + done, response->data().data(), part);
@@ -53,14 +57,15 @@ absl::StatusOr<std::size_t> Client::Poke(pid_t pid, std::uint64_t address, std::
   request.set_pid(pid);
   std::size_t done = 0, part = 0;
   do {
-    part = std::min(from.size() - done, kMaxTransfer);
+    const std::size_t wanted = std::min(from.size() - done, kMaxTransfer);
     request.set_address(address + done);
-    request.set_data(from.data() + done, part);
+    request.set_data(from.data() + done, wanted);
     const absl::StatusOr<v1::PokeResponse> response = impl_->session->stub().Poke(request);
-    if (!response.ok() && done > 0) break;
+    if (EndsThere(response.status(), done)) break;
     if (!response.ok()) return response.status();
-    done += std::min<std::size_t>(response->length(), part);
-  } while (done < from.size() && done % kMaxTransfer == 0);
+    part = std::min<std::size_t>(response->length(), wanted);
+    done += part;
+  } while (done < from.size() && part == request.data().size());
   return done;
 }
 

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "tests/integration/daemon.h"
 #include "tests/integration/peer.h"
 
@@ -124,7 +125,7 @@ TEST_F(MapctlTool, WhoNamesTheHolders) {
   one.Map("", {.length = kSize, .flags = MAP_PRIVATE | MAP_ANONYMOUS});
   const nlohmann::json by_file = RunForJson({"who", file_});
   ASSERT_EQ(by_file.size(), 2u);
-  EXPECT_EQ(by_file, RunForJson({"who", std::to_string(shared.address + 5000)}));
+  EXPECT_EQ(by_file, RunForJson({"who", absl::StrFormat("%08x", shared.address + 0x1388)}));
   std::map<pid_t, int> mappings;
   for (const auto& holder : by_file) {
     mappings[holder.at("pid")] = holder.at("mappings");

@@ -17,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "mapbroker/error.h"
 #include "shm_backend/unique_fd.h"
 #include "tests/integration/connect.h"
@@ -232,7 +233,7 @@ TEST_F(PeekAndPoke, OfTheTool) {
   Peer peer(daemon_.runtime_dir());
   const MapReply mapping = peer.Map("", kAnonymous);
   peer.Scribble(mapping);
-  const std::string pid = std::to_string(peer.pid()), address = std::to_string(mapping.address);
+  const std::string pid = std::to_string(peer.pid()), address = absl::StrFormat("%08x", mapping.address + 16);
   EXPECT_EQ(Mapctl(daemon_.runtime_dir(), {"peek", pid, address, "3"}).output, "\1\1\1");
   {
     Child poke({MAPCTL, "--runtime-dir", daemon_.runtime_dir(), "poke", pid, address});
@@ -240,7 +241,9 @@ TEST_F(PeekAndPoke, OfTheTool) {
     poke.CloseInput();
     EXPECT_EQ(poke.Wait(), 0);
   }
-  EXPECT_EQ(peer.Read(mapping).substr(0, 7), "hello\n\1");
+  EXPECT_EQ(peer.Read(mapping).substr(16, 7), "hello\n\1");
+  // More than there is, of what is longer than one part.
+  EXPECT_EQ(Mapctl(daemon_.runtime_dir(), {"peek", pid, "0x" + address, "1T"}).output.size(), kSize - 16);
   const Finished refused = Mapctl(daemon_.runtime_dir(), {"peek", pid, "0x4000000", "3"});
   EXPECT_EQ(refused.status, 1);
   EXPECT_THAT(refused.errors, HasSubstr("EIO"));

@@ -204,11 +204,11 @@ json Player::CarryOut(const Step& step) {
   if (step.op == "mmap") return Mmap(step, *worker);
   if (step.op == "mmap_many") return MmapMany(step, *worker);
   if (step.op == "clone") return Clone(step, *worker);
-  if (step.op == "peek" || step.op == "poke") return Ptrace(step, *worker);
   if (step.op == "exec") return Exec(step, *worker);
   if (step.op == "munmap") return Munmap(step, *worker);
   if (step.op == "mremap") return Mremap(step, *worker);
-  if (step.op == "load" || step.op == "store") return Load(step, *worker);
+  static const std::set<std::string> kOfMemory{"load", "store", "peek", "poke"};
+  if (kOfMemory.contains(step.op)) return Load(step, *worker);
   if (step.op == "maps") return Maps(step, *worker);
   if (step.op == "shmget") return Shmget(step, *worker);
   if (step.op == "shmat" || step.op == "shmctl") return OnSegment(step, *worker);
@@ -418,18 +418,11 @@ json Player::Load(const Step& step, Worker& worker) {
   std::uint64_t address = 0;
   if (!AddressOf(step, "at", "delta", address)) return nullptr;
   order["address"] = address;
-  const json answer = worker.Ask(order);
-  return answer.contains("contents") ? Contents(answer["contents"], step.want) : answer;
-}
-
-json Player::Ptrace(const Step& step, Worker& worker) {
-  json order = step.arguments;
-  std::uint64_t address = 0;
-  if (!AddressOf(step, "at", "delta", address)) return nullptr;
-  order["address"] = address;
-  const Worker* traced = WorkerOf(step.arguments.at("of"));
-  if (traced == nullptr) return {{"errno", "ECHILD"}};
-  order["pid"] = traced->pid();
+  if (step.arguments.contains("of")) {
+    const Worker* const other = WorkerOf(step.arguments["of"]);
+    if (other == nullptr) return {{"errno", "ECHILD"}};
+    order["pid"] = other->pid();
+  }
   const json answer = worker.Ask(order);
   return answer.contains("contents") ? Contents(answer["contents"], step.want) : answer;
 }

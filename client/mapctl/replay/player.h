@@ -64,7 +64,6 @@ class Player {
   nlohmann::json OnSegment(const Step& step, Worker& worker);
   nlohmann::json Shmdt(const Step& step, Worker& worker);
   nlohmann::json Load(const Step& step, Worker& worker);
-  nlohmann::json Ptrace(const Step& step, Worker& worker);
   nlohmann::json Maps(const Step& step, Worker& worker);
   nlohmann::json Clone(const Step& step, Worker& worker);
   nlohmann::json Exec(const Step& step, Worker& worker);
