@@ -109,12 +109,15 @@ absl::Status Session::Reconnect(std::uint64_t seen, std::chrono::milliseconds ti
   if (epoch_ != seen) return absl::OkStatus();
   stopped_ = stopped_ || handoff()->HasFarewell();
   if (stopped_) return NoDaemon(ECONNRESET, "the daemon was stopped; connect anew when there is one");
-  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  // From the call that found out, so that those who come later do not each wait as long again.
+  if (!lost_at_) lost_at_ = std::chrono::steady_clock::now();
+  const auto deadline = *lost_at_ + timeout;
   std::minstd_rand random(std::random_device{}());
   for (std::chrono::milliseconds delay(10);; delay = std::min(2 * delay, kMaxDelay)) {
     const absl::Status status = TakeUp();
     if (status.ok()) {
       ++epoch_;
+      lost_at_.reset();
       return absl::OkStatus();
     }
     if (!absl::IsUnavailable(status) || std::chrono::steady_clock::now() >= deadline) return status;
