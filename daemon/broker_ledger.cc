@@ -1,10 +1,8 @@
 // The broker's records: what is written to the ledger after every change, and how all of it is made again.
-#include <fcntl.h>
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cerrno>
-#include <map>
+#include <functional>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -13,7 +11,7 @@
 #include "daemon/backing/remembered.h"
 #include "daemon/broker.h"
 #include "daemon/nommu/refusal.h"
-#include "daemon/tables.h"
+#include "daemon/records.h"
 
 namespace mapbroker {
 namespace {
@@ -24,24 +22,13 @@ using nommu::Refuse;
 using shm::Ledger;
 using shm::LedgerKey;
 
-absl::Status Contradiction(const std::string& what) {
-  return absl::DataLossError(absl::StrCat("the ledger contradicts itself: ", what));
-}
-
-template <typename Message>
-absl::StatusOr<Message> Parse(std::string_view value) {
-  Message message;
-  if (message.ParseFromArray(value.data(), static_cast<int>(value.size()))) return message;
-  return Contradiction("a record cannot be read");
-}
-
 // Runs that nobody may have twice.
 class Runs {
  public:
   void Add(std::uint64_t first, std::uint64_t pages) { runs_.push_back({first, pages}); }
-  // The first pages of two that overlap, or of one that lies outside; nullopt if there is none. Sorts them.
+  // The first pages of two that overlap, or of one that lies outside; nullopt if there is none.
   std::optional<std::uint64_t> Fault(std::uint64_t pool_pages) {
-    std::sort(runs_.begin(), runs_.end(), [](const shm::Run& a, const shm::Run& b) { return a.first < b.first; });
+    Sort();
     std::uint64_t end = 0;
     for (const shm::Run& run : runs_) {
       if (run.first < end || run.pages == 0 || run.first > pool_pages || run.pages > pool_pages - run.first) {
@@ -53,7 +40,7 @@ class Runs {
   }
   // What lies between those that may overlap.
   void ForEachGap(std::uint64_t pool_pages, const std::function<void(shm::Run)>& gap) {
-    std::sort(runs_.begin(), runs_.end(), [](const shm::Run& a, const shm::Run& b) { return a.first < b.first; });
+    Sort();
     std::uint64_t end = 0;
     for (const shm::Run& run : runs_) {
       if (run.first > end) gap({end, run.first - end});
@@ -63,6 +50,10 @@ class Runs {
   }
 
  private:
+  void Sort() {
+    std::sort(runs_.begin(), runs_.end(), [](const shm::Run& a, const shm::Run& b) { return a.first < b.first; });
+  }
+
   std::vector<shm::Run> runs_;
 };
 
@@ -113,9 +104,9 @@ absl::StatusOr<record::Result> Broker::Once(session::Session& caller, const sess
   if (!caller.BeginRequest(id.id)) return Refuse(EALREADY, "", "the call is still being carried out: wait for it");
   const absl::Cleanup end = [&] { caller.EndRequest(id.id); };
   if (id.again) {
-    if (const auto recorded = ledger_->Get(kResults, LedgerKey({caller.id(), id.id}))) {
-      return Parse<record::Result>(*recorded);
-    }
+    const auto recorded = ledger_->Get(kResults, LedgerKey({caller.id(), id.id}));
+    if (!recorded.ok()) return CannotRecord("whether the call was carried out before is not known, and it");
+    if (*recorded) return ParseRecord<record::Result>(**recorded);
   }
   return carry_out();
 }
@@ -136,11 +127,7 @@ void Broker::ForgetResult(session::Session& caller, const session::RequestId& id
 absl::Status Broker::Record() {
   if (ledger_ == nullptr) return absl::OkStatus();
   // What others have begun stands among them, so none is dropped.
-  const absl::Status status = ledger_->ApplyOrDefer(TakeRecords());
-  if (status.ok()) return status;
-  return Refuse(ENOSPC, "",
-                absl::StrCat("nothing can be recorded, so nothing was changed: make room in the runtime directory (",
-                             std::string(status.message()), ")"));
+  return ledger_->ApplyOrDefer(TakeRecords()).ok() ? absl::OkStatus() : CannotRecord("the mapping");
 }
 
 void Broker::RecordOrDefer() {
@@ -155,7 +142,7 @@ absl::StatusOr<int> Broker::Keep(session::Session& caller, FilePointer file) {
                               record.SerializeAsString()};
   if (ledger_->Apply({&change, 1}).ok()) return number;
   caller.CloseFile(*number).IgnoreError();
-  return Refuse(ENOSPC, "", "the open file cannot be recorded: make room in the runtime directory");
+  return CannotRecord("the open file");
 }
 
 absl::Status Broker::CloseFile(session::Session& caller, int number) {
@@ -181,7 +168,7 @@ void Broker::MoveFiles(session::Session& from, session::Session& to) {
 
 absl::Status Broker::RestoreFiles() {
   absl::Status status = ledger_->ForEach(kRamNodes, [&](std::string_view key, std::string_view value) -> absl::Status {
-    const auto recorded = Parse<record::RamNode>(value);
+    const auto recorded = ParseRecord<record::RamNode>(value);
     const std::vector<std::uint64_t> numbers = shm::LedgerNumbers(key);
     if (!recorded.ok() || numbers.size() != 1) return Contradiction("a ram file");
     auto node = ram_files_.Restore(recorded->name(), numbers[0], {.uid = recorded->uid(), .gid = recorded->gid()},
@@ -192,7 +179,7 @@ absl::Status Broker::RestoreFiles() {
   });
   if (!status.ok()) return status;
   status = ledger_->ForEach(kPieces, [&](std::string_view key, std::string_view value) -> absl::Status {
-    const auto recorded = Parse<record::Piece>(value);
+    const auto recorded = ParseRecord<record::Piece>(value);
     const std::vector<std::uint64_t> numbers = shm::LedgerNumbers(key);
     if (!recorded.ok() || numbers.size() != 2) return Contradiction("a ram file's pages");
     const auto node = restored_.nodes.find(numbers[0]);
@@ -207,7 +194,7 @@ absl::Status Broker::RestoreFiles() {
   });
   if (!status.ok()) return status;
   return ledger_->ForEach(kSegments, [&](std::string_view key, std::string_view value) -> absl::Status {
-    const auto recorded = Parse<record::Segment>(value);
+    const auto recorded = ParseRecord<record::Segment>(value);
     const std::vector<std::uint64_t> numbers = shm::LedgerNumbers(key);
     if (!recorded.ok() || numbers.size() != 1) return Contradiction("a System V segment");
     const auto node = restored_.nodes.find(recorded->inode());
@@ -279,7 +266,7 @@ absl::Status Broker::RestoreMappings() {
     shm::MutexLock lock(mutex_);
     absl::Status status = ledger_->ForEach(kRegions, [&](std::string_view key, std::string_view value) -> absl::Status {
       mutex_.AssertHeld();
-      const auto recorded = Parse<record::Region>(value);
+      const auto recorded = ParseRecord<record::Region>(value);
       const std::vector<std::uint64_t> numbers = shm::LedgerNumbers(key);
       if (!recorded.ok() || numbers.size() != 1) return Contradiction("a region");
       return RestoreRegion(numbers[0], *recorded);
@@ -287,7 +274,7 @@ absl::Status Broker::RestoreMappings() {
     if (!status.ok()) return status;
     status = ledger_->ForEach(kMappings, [&](std::string_view key, std::string_view value) -> absl::Status {
       mutex_.AssertHeld();
-      const auto recorded = Parse<record::Mapping>(value);
+      const auto recorded = ParseRecord<record::Mapping>(value);
       const std::vector<std::uint64_t> numbers = shm::LedgerNumbers(key);
       if (!recorded.ok() || numbers.size() != 2 ||
           !map_.RestoreMapping({numbers[0], recorded->start(), numbers[1]}, recorded->region(),
@@ -325,7 +312,7 @@ absl::Status Broker::FreeWhatIsUnused() {
 }
 
 absl::Status Broker::RestoreSessionFile(session::Session& session, int number, std::string_view value) {
-  const auto recorded = Parse<record::File>(value);
+  const auto recorded = ParseRecord<record::File>(value);
   if (!recorded.ok()) return recorded.status();
   std::shared_ptr<backing::Backing> file = Reopen(*recorded);
   if (file == nullptr) return Contradiction(absl::StrCat("file ", number, " of session ", session.id()));

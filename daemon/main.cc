@@ -14,6 +14,7 @@
 #include "daemon/declared.h"
 #include "daemon/exit_status.h"
 #include "daemon/nommu/refusal.h"
+#include "daemon/records.h"
 #include "daemon/rpc/devices_service.h"
 #include "daemon/rpc/drivers_service.h"
 #include "daemon/rpc/files_service.h"
@@ -26,7 +27,6 @@
 #include "daemon/session/session_table.h"
 #include "daemon/session/unix_listener.h"
 #include "daemon/state.h"
-#include "daemon/tables.h"
 #include "daemon/version.h"
 #include "proto/handoff_packet.h"
 #include "shm_backend/page_pool.h"
@@ -100,7 +100,7 @@ absl::Status Restore(const shm::Ledger& ledger, Broker& broker, session::Session
   status = ledger.ForEach(kResults, [&](std::string_view key, std::string_view) -> absl::Status {
     const std::vector<std::uint64_t> numbers = shm::LedgerNumbers(key);
     const auto session = numbers.size() == 2 ? sessions.FindById(numbers[0]) : nullptr;
-    if (session == nullptr) return absl::DataLossError("the ledger contradicts itself: an answer to no session");
+    if (session == nullptr) return Contradiction("an answer to no session");
     session->NoteResult(numbers[1]);
     return absl::OkStatus();
   });
@@ -108,7 +108,7 @@ absl::Status Restore(const shm::Ledger& ledger, Broker& broker, session::Session
   return ledger.ForEach(kSessionFiles, [&](std::string_view key, std::string_view value) -> absl::Status {
     const std::vector<std::uint64_t> numbers = shm::LedgerNumbers(key);
     const auto session = numbers.size() == 2 ? sessions.FindById(numbers[0]) : nullptr;
-    if (session == nullptr) return absl::DataLossError("the ledger contradicts itself: an open file of no session");
+    if (session == nullptr) return Contradiction("an open file of no session");
     return broker.RestoreSessionFile(*session, static_cast<int>(numbers[1]), value);
   });
 }
@@ -131,9 +131,9 @@ int Serve(const Config& config) {
 
   shm::PagePool pages(segment.bytes(), /*prefault=*/true, /*in_use=*/state->restored());
   Broker broker(*config.profile, pages, segment.bytes(), config.limits, &state->ledger());
-  session::SessionTable sessions;
+  session::SessionTable sessions(state->ledger());
   session::HandoffServer handoff_server(
-      loop.get(), *handoff, sessions, state->ledger(),
+      loop.get(), *handoff, sessions,
       {.welcome = WelcomeOf(config, segment),
        .pool_descriptor = [&](bool writable) { return segment.ClientDescriptor(writable); },
        .open_space = [&](pid_t pid) { return broker.OpenSpace(pid); },

@@ -13,7 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "daemon/process.h"
 #include "daemon/record.pb.h"
-#include "daemon/tables.h"
+#include "daemon/records.h"
 
 namespace mapbroker {
 namespace {
@@ -31,7 +31,8 @@ shm::UniqueFd StoredPool() {
   const int count = sd_listen_fds_with_names(/*unset_environment=*/0, &names);
   shm::UniqueFd pool;
   for (int i = 0; i < count; ++i) {
-    if (std::strcmp(names[i], kStoredName) == 0) pool.reset(fcntl(SD_LISTEN_FDS_START + i, F_DUPFD_CLOEXEC, 0));
+    shm::UniqueFd stored(SD_LISTEN_FDS_START + i);
+    if (std::strcmp(names[i], kStoredName) == 0) pool = std::move(stored);
     std::free(names[i]);
   }
   std::free(names);
@@ -50,16 +51,6 @@ shm::UniqueFd PoolOf(pid_t pid, const shm::Segment::Identity& identity) {
     if (fd) return fd;
   }
   return {};
-}
-
-absl::StatusOr<std::uint64_t> CountOf(const shm::Ledger& ledger, unsigned table) {
-  std::uint64_t count = 0;
-  const absl::Status status = ledger.ForEach(table, [&](std::string_view, std::string_view) {
-    ++count;
-    return absl::OkStatus();
-  });
-  if (!status.ok()) return status;
-  return count;
 }
 
 }  // namespace
@@ -111,7 +102,7 @@ absl::Status State::TakeOver(const Config& config) {
     return absl::OkStatus();
   });
   if (!status.ok()) return status;
-  const absl::StatusOr<std::uint64_t> mappings = CountOf(*ledger_, kMappings), files = CountOf(*ledger_, kRamNodes);
+  const absl::StatusOr<std::uint64_t> mappings = ledger_->Count(kMappings), files = ledger_->Count(kRamNodes);
   if (!mappings.ok()) return mappings.status();
   if (!files.ok()) return files.status();
   const bool holds_something = *mappings > 0 || *files > 0;

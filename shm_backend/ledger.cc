@@ -25,6 +25,9 @@ constexpr char kLastKey[] = "last";
 // From the first change that LMDB does not have to when it gets it, with all that came meanwhile.
 constexpr std::chrono::milliseconds kBatch(2);
 
+// After a failure, such as a full disk.
+constexpr std::chrono::milliseconds kRetry(100);
+
 std::string LogOf(const std::string& path) { return path + "-log"; }
 
 absl::Status Failed(const char* what, int error) {
@@ -183,11 +186,11 @@ void Ledger::Remove(const std::string& path) {
 }
 
 absl::Status Ledger::Apply(std::span<const Change> changes) {
-  return changes.empty() ? absl::OkStatus() : Append({changes.begin(), changes.end()});
+  std::vector<Change> copies(changes.begin(), changes.end());
+  return Append(copies);
 }
 
 absl::Status Ledger::ApplyOrDefer(std::vector<Change> changes) {
-  if (changes.empty()) return absl::OkStatus();
   const absl::Status status = Append(changes);
   if (status.ok()) return status;
   MutexLock lock(mutex_);
@@ -200,8 +203,9 @@ void Ledger::Seal() {
   sealed_ = true;
 }
 
-// Into the log, with what was deferred before; a full log is made room in first.
-absl::Status Ledger::Append(std::vector<Change> changes) {
+// Into the log, with what was deferred before; a full log is made room in first. Takes the changes if it succeeds.
+absl::Status Ledger::Append(std::vector<Change>& changes) {
+  if (changes.empty()) return absl::OkStatus();
   for (;;) {
     {
       MutexLock lock(mutex_);
@@ -314,20 +318,32 @@ void Ledger::Work() {
       while (logged_.empty() && !stop_) changed_.Wait(mutex_);
       if (stop_) return;
     }
-    // Nobody waits for this, so it is done for many at once; after a failure it is tried again.
+    // Nobody waits for this, so it is done for many at once.
     std::this_thread::sleep_for(kBatch);
-    Drain().IgnoreError();
+    if (!Drain().ok()) std::this_thread::sleep_for(kRetry);
   }
 }
 
-std::optional<std::string> Ledger::Get(unsigned table, const std::string& wanted) const {
-  if (!Drain().ok()) return std::nullopt;
+absl::StatusOr<std::optional<std::string>> Ledger::Get(unsigned table, const std::string& wanted) const {
+  if (absl::Status status = Drain(); !status.ok()) return status;
   MutexLock draining(draining_);
   const absl::StatusOr<Transaction> transaction = Begin(environment_->env, MDB_RDONLY);
-  if (!transaction.ok()) return std::nullopt;
+  if (!transaction.ok()) return transaction.status();
   MDB_val key = ValueOf(wanted), value{};
-  if (mdb_get(transaction->get(), environment_->tables[table], &key, &value) != 0) return std::nullopt;
+  const int error = mdb_get(transaction->get(), environment_->tables[table], &key, &value);
+  if (error == MDB_NOTFOUND) return std::nullopt;
+  if (error != 0) return Failed("read", error);
   return std::string(BytesOf(value));
+}
+
+absl::StatusOr<std::uint64_t> Ledger::Count(unsigned table) const {
+  if (absl::Status status = Drain(); !status.ok()) return status;
+  MutexLock draining(draining_);
+  const absl::StatusOr<Transaction> transaction = Begin(environment_->env, MDB_RDONLY);
+  if (!transaction.ok()) return transaction.status();
+  MDB_stat stat{};
+  if (const int error = mdb_stat(transaction->get(), environment_->tables[table], &stat)) return Failed("read", error);
+  return stat.ms_entries;
 }
 
 absl::Status Ledger::ForEach(

@@ -1,8 +1,8 @@
 // Durable state: tables of records in LMDB that outlive the process, however it ends.
 //
 // A change is a transaction: after a crash at any instant either all of it is there or nothing. Records are meant to
-// die with the machine, so nothing waits for a disk. Changes go into a log first (write_ahead_log.h), which costs less
-// than a microsecond, and from there into LMDB by a thread of the ledger's own, many in one transaction.
+// die with the machine, so nothing waits for a disk. Changes go into a log first (write_ahead_log.h), which costs a
+// copy, and from there into LMDB by a thread of the ledger's own, many in one transaction.
 #pragma once
 
 #include <cstdint>
@@ -50,8 +50,10 @@ class Ledger {
   // From now on changes are dropped: the state that is recorded is for the next process.
   void Seal();
 
-  // nullopt: there is none, or it cannot be read.
-  std::optional<std::string> Get(unsigned table, const std::string& key) const;
+  // nullopt: there is none. Fails as Apply does, since what is read must be in LMDB first.
+  absl::StatusOr<std::optional<std::string>> Get(unsigned table, const std::string& key) const;
+  // Records in a table. Fails as Get does.
+  absl::StatusOr<std::uint64_t> Count(unsigned table) const;
 
   // Calls `record` for every record of a table in the order of its keys, until it fails. Not from within `record`.
   absl::Status ForEach(unsigned table,
@@ -60,7 +62,7 @@ class Ledger {
  private:
   struct Environment;
   Ledger();
-  absl::Status Append(std::vector<Change> changes);
+  absl::Status Append(std::vector<Change>& changes);
   absl::Status Drain() const;
   absl::Status Write(std::span<const Change> changes, std::uint64_t last) const;
   absl::Status Recover();

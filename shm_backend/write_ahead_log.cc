@@ -15,7 +15,7 @@ namespace mapbroker::shm {
 namespace {
 
 // Bytes of a half; an entry of a call takes some hundreds.
-constexpr std::size_t kHalf = std::size_t{1} << 20;
+constexpr std::size_t kHalf = std::size_t{4} << 20;
 
 constexpr std::size_t Rounded(std::size_t bytes) { return (bytes + 7) / 8 * 8; }
 

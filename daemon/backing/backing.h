@@ -51,7 +51,7 @@ class Backing : public nommu::File {
   // Never blocks.
   virtual void Closed(nommu::PoolAddress start, std::uint64_t length) const;
 
-  // What a daemon that is started later must know of it.
+  // What a daemon that is started later must know of it. Never blocks.
   virtual record::File Record() const;
 
   // Files that the daemon keeps itself; for a file of the host both are EBADF, since its clients have it open

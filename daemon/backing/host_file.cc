@@ -51,6 +51,7 @@ class HostFile final : public Backing {
     append_only = (stat.stx_attributes & STATX_ATTR_APPEND) != 0;
     struct statfs fs;
     noexec = fstatfs(fd_.get(), &fs) == 0 && (fs.f_flags & ST_NOEXEC) != 0;
+    record_ = Backing::Record();
   }
   ~HostFile() override { CloseElsewhere(std::move(fd_)); }
 
@@ -74,6 +75,8 @@ class HostFile final : public Backing {
     return static_cast<std::size_t>(read);
   }
 
+  record::File Record() const override { return record_; }
+
   std::string Path() const override {
     std::array<char, 4096> path;
     const ssize_t length = readlink(absl::StrCat("/proc/self/fd/", fd_.get()).c_str(), path.data(), path.size());
@@ -91,6 +94,7 @@ class HostFile final : public Backing {
 
   UniqueFd fd_;
   bool block_;
+  record::File record_;  // with the path that it had when it was opened
 };
 
 }  // namespace

@@ -10,7 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/nommu/refusal.h"
-#include "daemon/tables.h"
+#include "daemon/records.h"
 
 namespace mapbroker::backing {
 namespace {
@@ -85,7 +85,7 @@ absl::Status RamNode::Record(std::uint64_t size, const std::vector<Piece>& added
     changes.push_back({kPieces, shm::LedgerKey({inode_, piece.first}), run.SerializeAsString()});
   }
   if (files_.ledger_->Apply(changes).ok()) return absl::OkStatus();
-  return Refuse(ENOSPC, "F", "the runtime directory is full, so that nothing can be recorded: make room there");
+  return CannotRecord("the change", "F");
 }
 
 absl::Status RamNode::Create() {

@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "daemon/nommu/refusal.h"
-#include "daemon/tables.h"
+#include "daemon/records.h"
 
 namespace mapbroker::backing {
 namespace {
@@ -200,7 +200,7 @@ absl::StatusOr<int> SysvShm::Get(key_t key, std::uint64_t size, int flags, const
   if (ledger_ != nullptr) {
     const shm::Ledger::Change record = RecordOf(segment);
     if (!ledger_->Apply({&record, 1}).ok()) {
-      return Refuse(ENOSPC, "V", "the runtime directory is full, so that nothing can be recorded: make room there");
+      return CannotRecord("the segment", "V");
     }
   }
   segments_.emplace(id, Entry{segment, *std::move(node)});

@@ -543,10 +543,6 @@ std::vector<Freed> MemoryMap::DropUnused() {
   return freed;
 }
 
-void MemoryMap::ForEachPlaced(const std::function<void(const Region&)>& region) const {
-  for (const auto& [key, placed] : placed_) region(*placed);
-}
-
 Counts MemoryMap::counts() const {
   return Counts{.regions = placed_.size(),
                 .region_pages = region_pages_,

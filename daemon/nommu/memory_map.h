@@ -216,8 +216,6 @@ class MemoryMap {
   bool RestoreRegion(const Region& region, bool indexed);
   bool RestoreMapping(const MappingId& id, std::uint64_t region, Mapping mapping);
   std::vector<Freed> DropUnused();
-  // All regions that have memory.
-  void ForEachPlaced(const std::function<void(const Region&)>& region) const;
 
   // Checks every structure against the others; the first contradiction as a sentence, empty if there is none.
   std::string Validate() const;

@@ -15,7 +15,7 @@ absl::Status PtraceService::MayTrace(const grpc::ServerContext& context, pid_t p
   if (!caller.ok()) return caller.status();
   if ((*caller)->peer().pid == pid) return absl::OkStatus();
   if (absl::Status status = mapbroker::MayTrace((*caller)->peer(), pid); !status.ok()) return status;
-  if (!sessions_.OfProcess(pid).empty()) return absl::OkStatus();
+  if (sessions_.HasProcess(pid)) return absl::OkStatus();
   return nommu::Refuse(ESRCH, "X5", absl::StrCat("process ", pid, " has no session with this daemon"));
 }
 
@@ -25,7 +25,7 @@ grpc::Status PtraceService::SetTraced(grpc::ServerContext* context, const v1::Se
   if (!caller.ok()) return ToGrpc(caller.status());
   const pid_t pid = request->pid() == 0 ? (*caller)->peer().pid : request->pid();
   if (absl::Status status = MayTrace(*context, pid); !status.ok()) return ToGrpc(status);
-  for (const auto& session : sessions_.OfProcess(pid)) session->set_traced(request->traced());
+  sessions_.SetTraced(pid, request->traced());
   return grpc::Status::OK;
 }
 

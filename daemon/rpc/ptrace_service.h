@@ -10,7 +10,7 @@ namespace mapbroker::rpc {
 class PtraceService final : public v1::Ptrace::Service {
  public:
   // Both outlive the service.
-  PtraceService(Broker& broker, const session::SessionTable& sessions) : broker_(broker), sessions_(sessions) {}
+  PtraceService(Broker& broker, session::SessionTable& sessions) : broker_(broker), sessions_(sessions) {}
 
   grpc::Status SetTraced(grpc::ServerContext* context, const v1::SetTracedRequest* request,
                          v1::SetTracedResponse* response) override;
@@ -22,7 +22,7 @@ class PtraceService final : public v1::Ptrace::Service {
   absl::Status MayTrace(const grpc::ServerContext& context, pid_t pid) const;
 
   Broker& broker_;
-  const session::SessionTable& sessions_;
+  session::SessionTable& sessions_;
 };
 
 }  // namespace mapbroker::rpc

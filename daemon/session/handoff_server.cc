@@ -2,13 +2,11 @@
 
 #include <signal.h>
 #include <sys/epoll.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -17,9 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "daemon/nommu/refusal.h"
 #include "daemon/process.h"
-#include "daemon/record.pb.h"
 #include "daemon/session/wire_error.h"
-#include "daemon/tables.h"
 #include "proto/handoff_packet.h"
 #include "spdlog/spdlog.h"
 
@@ -84,9 +80,8 @@ absl::Status BrokenPacket(int error) {
 
 }  // namespace
 
-HandoffServer::HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, shm::Ledger& ledger,
-                             HandoffHooks hooks)
-    : loop_(loop), listener_(listener), sessions_(sessions), ledger_(ledger), hooks_(std::move(hooks)) {
+HandoffServer::HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, HandoffHooks hooks)
+    : loop_(loop), listener_(listener), sessions_(sessions), hooks_(std::move(hooks)) {
   sd_event_source* source = nullptr;
   const auto on_connection = [](sd_event_source*, int, std::uint32_t, void* self) {
     static_cast<HandoffServer*>(self)->Accept();
@@ -230,14 +225,16 @@ absl::StatusOr<SessionTable::Opened> HandoffServer::SessionFor(const v1::Hello& 
 
 absl::StatusOr<SessionTable::Opened> HandoffServer::OpenSession(const Credentials& peer, bool read_only,
                                                                 shm::UniqueFd pidfd, nommu::SpaceId space) {
-  SessionTable::Opened opened = sessions_.Open(peer, read_only, space);
-  absl::Status status = Watch(opened.session, std::move(pidfd));
-  if (status.ok()) status = Record(*opened.session, opened.token);
-  if (!status.ok()) {
-    EndSession(opened.session->id());
+  absl::StatusOr<SessionTable::Opened> opened = sessions_.Open(peer, read_only, space);
+  if (!opened.ok()) {
+    hooks_.leave_space(space, peer.pid);  // in one portion: if it is the only user, nothing is mapped
+    return opened.status();
+  }
+  if (absl::Status status = Watch(opened->session, std::move(pidfd)); !status.ok()) {
+    EndSession(opened->session->id());
     return status;
   }
-  spdlog::info("session {} opened by process {} (uid {}{})", opened.session->id(), peer.pid, peer.uid,
+  spdlog::info("session {} opened by process {} (uid {}{})", opened->session->id(), peer.pid, peer.uid,
                read_only ? ", read-only" : "");
   return opened;
 }
@@ -262,43 +259,14 @@ absl::Status HandoffServer::Watch(std::shared_ptr<Session> session, shm::UniqueF
   return absl::OkStatus();
 }
 
-absl::Status HandoffServer::Record(const Session& session, const std::string& token) const {
-  record::Session record;
-  record.set_pid(session.peer().pid);
-  record.set_start_time(StartTimeOf(session.peer().pid));
-  record.set_uid(session.peer().uid);
-  record.set_gid(session.peer().gid);
-  for (const gid_t group : session.peer().groups) record.add_groups(group);
-  record.set_read_only(session.read_only());
-  record.set_traced(session.marked_traced());
-  record.set_space(session.space());
-  record.set_token(token);
-  const shm::Ledger::Change change{kSessions, shm::LedgerKey({session.id()}), record.SerializeAsString()};
-  if (ledger_.Apply({&change, 1}).ok()) return absl::OkStatus();
-  return Refuse(ENOSPC, "", "the session cannot be recorded: make room in the runtime directory");
-}
-
 absl::Status HandoffServer::Restore() {
-  return ledger_.ForEach(kSessions, [&](std::string_view key, std::string_view value) -> absl::Status {
-    record::Session recorded;
-    const std::vector<std::uint64_t> numbers = shm::LedgerNumbers(key);
-    if (!recorded.ParseFromArray(value.data(), static_cast<int>(value.size())) || numbers.size() != 1) {
-      return absl::DataLossError("the ledger contradicts itself: a session");
-    }
-    const Credentials peer{
-        recorded.pid(), recorded.uid(), recorded.gid(), {recorded.groups().begin(), recorded.groups().end()}};
-    // Numbers of descriptors that are gone must not come to mean others: a call under way may still name them.
-    std::uint32_t first_number = 0;
-    if (getrandom(&first_number, sizeof(first_number), 0) != sizeof(first_number)) std::abort();
-    auto session =
-        std::make_shared<Session>(numbers[0], peer, recorded.read_only(), recorded.space(), first_number & INT_MAX);
-    session->set_traced(recorded.traced());
-    hooks_.join_space(recorded.space(), recorded.pid());
-    sessions_.Restore(session, recorded.token());
+  return sessions_.Restore([&](const std::shared_ptr<Session>& session, std::uint64_t start_time) {
+    const pid_t pid = session->peer().pid;
+    hooks_.join_space(session->space(), pid);
     // The pid may be another process's by now, before or after it is opened.
-    shm::UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, recorded.pid(), 0)));
-    if (StartTimeOf(recorded.pid()) != recorded.start_time()) pidfd.reset();
-    return Watch(std::move(session), std::move(pidfd));
+    shm::UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+    if (StartTimeOf(pid) != start_time) pidfd.reset();
+    return Watch(session, std::move(pidfd));
   });
 }
 
@@ -343,11 +311,7 @@ void HandoffServer::EndSession(std::uint64_t session) {
 
 // After all that it had is unmapped.
 void HandoffServer::Forget(std::uint64_t session) {
-  ledger_
-      .ApplyOrDefer({{kSessions, shm::LedgerKey({session})},
-                     {kSessionFiles, shm::LedgerKey({session, 0}), std::nullopt, shm::LedgerKey({session, UINT64_MAX})},
-                     {kResults, shm::LedgerKey({session, 0}), std::nullopt, shm::LedgerKey({session, UINT64_MAX})}})
-      .IgnoreError();
+  sessions_.Forget(session);
   processes_.erase(session);
 }
 

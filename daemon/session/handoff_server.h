@@ -13,7 +13,6 @@
 #include "daemon/session/session_table.h"
 #include "daemon/session/unix_listener.h"
 #include "mapbroker/v1/handoff.pb.h"
-#include "shm_backend/ledger.h"
 #include "shm_backend/unique_fd.h"
 
 namespace mapbroker::session {
@@ -39,9 +38,8 @@ struct HandoffHooks {
 // Lives on the thread of its event loop; every callback runs there and none blocks.
 class HandoffServer {
  public:
-  // All arguments outlive the server. `ledger`: where sessions are recorded.
-  HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, shm::Ledger& ledger,
-                HandoffHooks hooks);
+  // All arguments outlive the server.
+  HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, HandoffHooks hooks);
   ~HandoffServer();
   HandoffServer(const HandoffServer&) = delete;
   HandoffServer& operator=(const HandoffServer&) = delete;
@@ -86,7 +84,6 @@ class HandoffServer {
   absl::StatusOr<SessionTable::Opened> OpenSession(const Credentials& peer, bool read_only, shm::UniqueFd pidfd,
                                                    nommu::SpaceId space);
   absl::Status Watch(std::shared_ptr<Session> session, shm::UniqueFd pidfd);
-  absl::Status Record(const Session& session, const std::string& token) const;
   void EndSession(std::uint64_t session);
   void Forget(std::uint64_t session);
   void Drop(std::uint64_t connection);
@@ -94,7 +91,6 @@ class HandoffServer {
   sd_event* const loop_;
   UnixListener& listener_;
   SessionTable& sessions_;
-  shm::Ledger& ledger_;
   const HandoffHooks hooks_;
   Source accepting_;
   std::uint64_t next_connection_ = 1;

@@ -4,11 +4,15 @@
 
 #include <algorithm>
 #include <array>
+#include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "daemon/process.h"
+#include "daemon/record.pb.h"
+#include "daemon/records.h"
 
 namespace mapbroker::session {
 namespace {
@@ -34,19 +38,70 @@ bool SameSecret(const std::string& a, const std::string& b) {
 
 }  // namespace
 
-SessionTable::Opened SessionTable::Open(const Credentials& peer, bool read_only, nommu::SpaceId space) {
+absl::StatusOr<SessionTable::Opened> SessionTable::Open(const Credentials& peer, bool read_only, nommu::SpaceId space) {
+  const std::uint64_t start_time = StartTimeOf(peer.pid);
   shm::MutexLock lock(mutex_);
   const std::uint64_t id = next_id_++;
-  Entry& entry = sessions_[id];
-  entry.session = std::make_shared<Session>(id, peer, read_only, space);
-  entry.token = NewToken(id);
+  const Entry entry{std::make_shared<Session>(id, peer, read_only, space), NewToken(id), start_time};
+  const shm::Ledger::Change record = RecordOf(entry);
+  if (!ledger_.Apply({&record, 1}).ok()) return CannotRecord("the session");
+  sessions_[id] = entry;
   return Opened{entry.session, entry.token};
 }
 
-void SessionTable::Restore(const std::shared_ptr<Session>& session, const std::string& token) {
+shm::Ledger::Change SessionTable::RecordOf(const Entry& entry) {
+  const Session& session = *entry.session;
+  record::Session record;
+  record.set_pid(session.peer().pid);
+  record.set_start_time(entry.start_time);
+  record.set_uid(session.peer().uid);
+  record.set_gid(session.peer().gid);
+  for (const gid_t group : session.peer().groups) record.add_groups(group);
+  record.set_read_only(session.read_only());
+  record.set_traced(session.marked_traced());
+  record.set_space(session.space());
+  record.set_token(entry.token);
+  return {kSessions, shm::LedgerKey({session.id()}), record.SerializeAsString()};
+}
+
+absl::Status SessionTable::Restore(
+    const std::function<absl::Status(const std::shared_ptr<Session>&, std::uint64_t start_time)>& session) {
+  return ledger_.ForEach(kSessions, [&](std::string_view key, std::string_view value) -> absl::Status {
+    const auto recorded = ParseRecord<record::Session>(value);
+    const std::vector<std::uint64_t> numbers = shm::LedgerNumbers(key);
+    if (!recorded.ok() || numbers.size() != 1) return Contradiction("a session");
+    const Credentials peer{
+        recorded->pid(), recorded->uid(), recorded->gid(), {recorded->groups().begin(), recorded->groups().end()}};
+    // Numbers of descriptors that are gone must not come to mean others: a call under way may still name them.
+    std::uint32_t first_number = 0;
+    if (getrandom(&first_number, sizeof(first_number), 0) != sizeof(first_number)) std::abort();
+    const Entry entry{
+        std::make_shared<Session>(numbers[0], peer, recorded->read_only(), recorded->space(), first_number & INT_MAX),
+        recorded->token(), recorded->start_time()};
+    entry.session->set_traced(recorded->traced());
+    {
+      shm::MutexLock lock(mutex_);
+      next_id_ = std::max(next_id_, numbers[0] + 1);
+      sessions_[numbers[0]] = entry;
+    }
+    return session(entry.session, entry.start_time);
+  });
+}
+
+void SessionTable::SetTraced(pid_t pid, bool traced) {
   shm::MutexLock lock(mutex_);
-  next_id_ = std::max(next_id_, session->id() + 1);
-  sessions_[session->id()] = Entry{session, token};
+  for (const auto& [id, entry] : sessions_) {
+    if (entry.session->peer().pid != pid) continue;
+    entry.session->set_traced(traced);
+    ledger_.ApplyOrDefer({RecordOf(entry)}).IgnoreError();
+  }
+}
+
+void SessionTable::Forget(std::uint64_t id) {
+  const auto all_of = [&](Table table) {
+    return shm::Ledger::Change{table, shm::LedgerKey({id, 0}), std::nullopt, shm::LedgerKey({id, UINT64_MAX})};
+  };
+  ledger_.ApplyOrDefer({{kSessions, shm::LedgerKey({id})}, all_of(kSessionFiles), all_of(kResults)}).IgnoreError();
 }
 
 std::shared_ptr<Session> SessionTable::FindById(std::uint64_t id) const {
@@ -66,13 +121,10 @@ std::shared_ptr<Session> SessionTable::Find(const std::string& hex_token) const 
   return found->second.session;
 }
 
-std::vector<std::shared_ptr<Session>> SessionTable::OfProcess(pid_t pid) const {
-  std::vector<std::shared_ptr<Session>> found;
+bool SessionTable::HasProcess(pid_t pid) const {
   shm::MutexLock lock(mutex_);
-  for (const auto& [id, entry] : sessions_) {
-    if (entry.session->peer().pid == pid) found.push_back(entry.session);
-  }
-  return found;
+  return std::any_of(sessions_.begin(), sessions_.end(),
+                     [&](const auto& entry) { return entry.second.session->peer().pid == pid; });
 }
 
 void SessionTable::Close(std::uint64_t id) {

@@ -2,30 +2,39 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "daemon/session/session.h"
+#include "shm_backend/ledger.h"
 #include "shm_backend/mutex.h"
 
 namespace mapbroker::session {
 
-// Thread-safe.
+// Thread-safe. What it holds is recorded in the ledger.
 class SessionTable {
  public:
+  // `ledger` outlives it.
+  explicit SessionTable(shm::Ledger& ledger) : ledger_(ledger) {}
+
   struct Opened {
     std::shared_ptr<Session> session;
     std::string token;  // secret: never logged
   };
 
-  // Numbers start at 1 and are not reused. REQUIRES: `space` is an open address space of the peer.
-  Opened Open(const Credentials& peer, bool read_only, nommu::SpaceId space);
+  // Numbers start at 1 and are not reused. ENOSPC. REQUIRES: `space` is an open address space of the peer.
+  absl::StatusOr<Opened> Open(const Credentials& peer, bool read_only, nommu::SpaceId space);
 
-  // One that was recorded. Numbers go on after it.
-  void Restore(const std::shared_ptr<Session>& session, const std::string& token);
+  // Calls `session` for each that was recorded, and is in the table again, with when its process was started. Numbers
+  // go on after them. DataLoss.
+  absl::Status Restore(
+      const std::function<absl::Status(const std::shared_ptr<Session>&, std::uint64_t start_time)>& session);
+
+  // S2: marks all sessions of a process.
+  void SetTraced(pid_t pid, bool traced);
 
   // Null if there is none.
   std::shared_ptr<Session> FindById(std::uint64_t id) const;
@@ -34,11 +43,12 @@ class SessionTable {
   // time.
   std::shared_ptr<Session> Find(const std::string& hex_token) const;
 
-  // Those of a process.
-  std::vector<std::shared_ptr<Session>> OfProcess(pid_t pid) const;
+  bool HasProcess(pid_t pid) const;
 
   // From now on the token is worth nothing.
   void Close(std::uint64_t id);
+  // It was closed, and all it had is gone: so are its records.
+  void Forget(std::uint64_t id);
 
   std::size_t size() const;
 
@@ -46,8 +56,12 @@ class SessionTable {
   struct Entry {
     std::shared_ptr<Session> session;
     std::string token;
+    std::uint64_t start_time = 0;  // of the process
   };
 
+  static shm::Ledger::Change RecordOf(const Entry& entry);
+
+  shm::Ledger& ledger_;
   mutable shm::Mutex mutex_;
   std::uint64_t next_id_ ABSL_GUARDED_BY(mutex_) = 1;
   absl::flat_hash_map<std::uint64_t, Entry> sessions_ ABSL_GUARDED_BY(mutex_);

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/ipc.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -20,6 +21,7 @@
 #include <vector>
 
 #include "mapbroker/error.h"
+#include "shm_backend/unique_fd.h"
 #include "tests/integration/connect.h"
 #include "tests/integration/daemon.h"
 #include "tests/integration/peer.h"
@@ -138,6 +140,48 @@ TEST_F(Restart, KeepsRamFilesAndSegments) {
   EXPECT_FALSE(client.Stat("ram:/gone").ok());
   EXPECT_EQ(*client.Shmget(0x1234, 8192, 0600), id);
   EXPECT_EQ(client.Statistics()->used, 4 * kPage + 8192);
+}
+
+TEST_F(Restart, KeepsMarksOfTracedProcesses) {
+  Start();
+  const std::string file = home_.MakeFile("file", kSize);
+  Peer one(RuntimeDir()), traced(RuntimeDir());
+  const MapReply shared = one.Map(file, {.length = kSize});
+  ASSERT_TRUE(Connect(*daemon_).SetTraced(traced.pid(), true).ok());
+  KillAndStart();
+  EXPECT_NE(traced.Map(file, {.length = kSize}).address, shared.address);
+}
+
+// As systemd hands it over, with a descriptor that is another's.
+TEST_F(Restart, FindsThePoolInTheFileDescriptorStore) {
+  Start();
+  shm::UniqueFd stored;
+  {
+    Peer peer(RuntimeDir());
+    Client client = Connect(*daemon_);
+    const absl::StatusOr<File> file = client.Open("ram:/kept", O_RDWR | O_CREAT);
+    ASSERT_TRUE(file->Ftruncate(kPage).ok());
+    const std::byte byte{'x'};
+    ASSERT_TRUE(file->Pwrite({&byte, 1}, 0).ok());
+    const std::string directory = "/proc/" + std::to_string(peer.pid()) + "/fd";
+    for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+      if (std::filesystem::read_symlink(entry).string().find("mapbroker-pool") == std::string::npos) continue;
+      stored.reset(open(entry.path().c_str(), O_RDWR | O_CLOEXEC));
+    }
+    ASSERT_TRUE(stored);
+    daemon_->Kill();
+  }
+  Child daemon({"/bin/bash", "-c",
+                "exec 3</dev/null 4<>/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(stored.get()) +
+                    " && LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=other:pool exec " MAPBROKERD
+                    " --pool-size 64M --runtime-dir " +
+                    RuntimeDir()});
+  WaitUntil("it serves", [&] { return Client::Connect({.runtime_dir = RuntimeDir()}).ok() || !daemon.Running(); });
+  absl::StatusOr<Client> client = Client::Connect({.runtime_dir = RuntimeDir()});
+  ASSERT_TRUE(client.ok()) << daemon.Errors();
+  std::byte byte{};
+  EXPECT_TRUE(client->Open("ram:/kept", O_RDONLY)->Pread({&byte, 1}, 0).ok());
+  EXPECT_EQ(byte, std::byte{'x'});
 }
 
 TEST_F(Restart, EndsTheSessionsOfProcessesThatDiedMeanwhile) {

@@ -6,9 +6,16 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
 
 #include "absl/strings/escaping.h"
 #include "daemon/nommu/refusal.h"
+#include "daemon/process.h"
+#include "daemon/records.h"
 #include "daemon/session/session_table.h"
 
 namespace mapbroker::session {
@@ -17,34 +24,69 @@ namespace {
 using nommu::ErrnoOf;
 using shm::UniqueFd;
 
-TEST(SessionTable, FindsASessionByItsTokenAndNoOther) {
-  SessionTable sessions;
-  const auto one = sessions.Open({.pid = 1}, false, 1);
-  const auto two = sessions.Open({.pid = 2}, false, 2);
+class SessionTableTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_NE(mkdtemp(directory_.data()), nullptr);
+    auto ledger = shm::Ledger::Open(directory_ + "/ledger.mdb", kTables);
+    ASSERT_TRUE(ledger.ok()) << ledger.status();
+    ledger_ = *std::move(ledger);
+    sessions_ = std::make_unique<SessionTable>(*ledger_);
+  }
+  void TearDown() override { std::filesystem::remove_all(directory_); }
+
+  SessionTable::Opened Open(nommu::SpaceId space) { return *sessions_->Open({.pid = getpid()}, false, space); }
+
+  std::string directory_ = testing::TempDir() + "sessionsXXXXXX";
+  std::unique_ptr<shm::Ledger> ledger_;
+  std::unique_ptr<SessionTable> sessions_;
+};
+
+TEST_F(SessionTableTest, FindsASessionByItsTokenAndNoOther) {
+  const auto one = Open(1), two = Open(2);
   EXPECT_NE(one.session->id(), two.session->id());
-  EXPECT_EQ(sessions.Find(absl::BytesToHexString(one.token)), one.session);
-  EXPECT_EQ(sessions.Find(absl::BytesToHexString(two.token)), two.session);
+  EXPECT_EQ(sessions_->Find(absl::BytesToHexString(one.token)), one.session);
+  EXPECT_EQ(sessions_->Find(absl::BytesToHexString(two.token)), two.session);
 }
 
-TEST(SessionTable, AWrongSecretFindsNothing) {
-  SessionTable sessions;
-  const auto opened = sessions.Open({.pid = 1}, false, 1);
+TEST_F(SessionTableTest, AWrongSecretFindsNothing) {
+  const auto opened = Open(1);
   for (std::size_t byte = 0; byte < opened.token.size(); ++byte) {
     std::string guess = opened.token;
     guess[byte] = static_cast<char>(guess[byte] ^ 1);
-    EXPECT_EQ(sessions.Find(absl::BytesToHexString(guess)), nullptr) << byte;
+    EXPECT_EQ(sessions_->Find(absl::BytesToHexString(guess)), nullptr) << byte;
   }
-  EXPECT_EQ(sessions.Find(""), nullptr);
-  EXPECT_EQ(sessions.Find(std::string(48, 'z')), nullptr);
-  EXPECT_EQ(sessions.Find(absl::BytesToHexString(opened.token) + "00"), nullptr);
+  EXPECT_EQ(sessions_->Find(""), nullptr);
+  EXPECT_EQ(sessions_->Find(std::string(48, 'z')), nullptr);
+  EXPECT_EQ(sessions_->Find(absl::BytesToHexString(opened.token) + "00"), nullptr);
 }
 
-TEST(SessionTable, ATokenIsWorthNothingAfterTheEnd) {
-  SessionTable sessions;
-  const auto opened = sessions.Open({.pid = 1}, false, 1);
-  sessions.Close(opened.session->id());
-  EXPECT_EQ(sessions.Find(absl::BytesToHexString(opened.token)), nullptr);
-  EXPECT_NE(sessions.Open({.pid = 1}, false, 2).session->id(), opened.session->id());
+TEST_F(SessionTableTest, ATokenIsWorthNothingAfterTheEnd) {
+  const auto opened = Open(1);
+  sessions_->Close(opened.session->id());
+  EXPECT_EQ(sessions_->Find(absl::BytesToHexString(opened.token)), nullptr);
+  EXPECT_NE(Open(2).session->id(), opened.session->id());
+}
+
+TEST_F(SessionTableTest, RestoresWhatItRecordedButNotWhatWasForgotten) {
+  const auto kept = Open(1), ended = Open(2);
+  sessions_->SetTraced(getpid(), true);
+  sessions_->Close(ended.session->id());
+  sessions_->Forget(ended.session->id());
+
+  SessionTable restored(*ledger_);
+  std::vector<std::uint64_t> found;
+  ASSERT_TRUE(restored
+                  .Restore([&](const std::shared_ptr<Session>& session, std::uint64_t start_time) {
+                    found.push_back(session->id());
+                    EXPECT_EQ(start_time, StartTimeOf(getpid()));
+                    EXPECT_TRUE(session->marked_traced());
+                    return absl::OkStatus();
+                  })
+                  .ok());
+  EXPECT_EQ(found, std::vector<std::uint64_t>{kept.session->id()});
+  EXPECT_NE(restored.Find(absl::BytesToHexString(kept.token)), nullptr);
+  EXPECT_EQ(restored.Find(absl::BytesToHexString(ended.token)), nullptr);
 }
 
 class PassedFileTest : public ::testing::Test {

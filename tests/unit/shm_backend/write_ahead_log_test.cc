@@ -90,8 +90,8 @@ TEST_F(WriteAheadLogTest, RefusesAnEntryForWhichThereIsNoRoom) {
   const std::string entry(100'000, 'x');
   int taken = 0;
   while (log->Append(entry)) ++taken;
-  EXPECT_EQ(taken, 10);
-  EXPECT_EQ(Recovered(0).size(), 10u);
+  EXPECT_EQ(taken, 41);
+  EXPECT_EQ(Recovered(0).size(), 41u);
   EXPECT_FALSE(log->Append(std::string(WriteAheadLog::kMaxEntry + 1, 'x')));
 }
 
