@@ -302,8 +302,7 @@ void Broker::Free(const std::vector<nommu::Freed>& freed) {
         break;
       case nommu::Memory::kDevice: {
         const auto* const file = static_cast<const backing::Backing*>(memory.file.get());
-        file->Closed(memory.start, memory.length);
-        if (memory.last) file->Close(memory.start, memory.length);
+        file->Close(memory.start, memory.length, memory.last);
       }
     }
   }

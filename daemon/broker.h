@@ -81,11 +81,10 @@ class Broker {
         small_objects_(pages, pool),
         ram_files_(pages, pool, ledger),
         sysv_(ram_files_, limits.sysv, ledger),
-        device_pages_(pages),
-        devices_(backing::DeviceEnvironment{profile, pages, pool, device_pages_}),
-        drivers_(devices_, backing::DeviceEnvironment{profile, pages, pool, device_pages_},
+        devices_(backing::DeviceEnvironment{profile, pages, pool}, ledger),
+        drivers_(devices_, backing::DeviceEnvironment{profile, pages, pool},
                  std::chrono::milliseconds(limits.driver_deadline_ms)),
-        mounts_(devices_),
+        mounts_(devices_, ledger),
         map_(profile, limits.map) {}
 
   const nommu::Profile& profile() const { return profile_; }
@@ -208,6 +207,7 @@ class Broker {
   void RecordOrDefer() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<int> Keep(session::Session& caller, FilePointer file);
   std::shared_ptr<backing::Backing> Reopen(const record::File& recorded);
+  absl::Status RestoreDevices();
   absl::Status RestoreRegion(std::uint64_t id, const record::Region& recorded) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status FreeWhatIsUnused() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CheckStructures() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -220,7 +220,6 @@ class Broker {
   shm::SmallObjects small_objects_;
   backing::RamFiles ram_files_;
   backing::SysvShm sysv_;
-  shm::HeldPages device_pages_;
   backing::Devices devices_;
   backing::Drivers drivers_;
   backing::Mounts mounts_;
@@ -229,7 +228,7 @@ class Broker {
   struct Restored {
     absl::flat_hash_map<std::uint64_t, std::shared_ptr<backing::RamNode>> nodes;  // by inode
     std::vector<shm::Run> own;                                                    // of one owner each
-    std::vector<shm::Run> held;                                                   // of devices and ram files
+    std::vector<shm::Run> held;                                                   // of ram files
   };
   Restored restored_;
 

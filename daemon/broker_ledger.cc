@@ -12,6 +12,7 @@
 #include "daemon/broker.h"
 #include "daemon/nommu/refusal.h"
 #include "daemon/records.h"
+#include "spdlog/spdlog.h"
 
 namespace mapbroker {
 namespace {
@@ -166,7 +167,33 @@ void Broker::MoveFiles(session::Session& from, session::Session& to) {
   if (ledger_ != nullptr) ledger_->ApplyOrDefer(std::move(changes)).IgnoreError();
 }
 
+absl::Status Broker::RestoreDevices() {
+  absl::Status status = ledger_->ForEach(kDevices, [&](std::string_view key, std::string_view value) -> absl::Status {
+    const auto recorded = ParseRecord<record::Device>(value);
+    const std::vector<std::uint64_t> numbers = shm::LedgerNumbers(key);
+    if (!recorded.ok() || numbers.size() != 1) return Contradiction("a device");
+    if (recorded->pages() > 0) restored_.own.push_back({recorded->first(), recorded->pages()});
+    return recorded->has_driver() ? drivers_.Restore(numbers[0], *recorded) : devices_.Restore(numbers[0], *recorded);
+  });
+  if (!status.ok()) return status;
+  std::vector<Ledger::Change> gone;
+  status = ledger_->ForEach(kMounts, [&](std::string_view key, std::string_view value) -> absl::Status {
+    const auto recorded = ParseRecord<record::Mount>(value);
+    const std::vector<std::uint64_t> numbers = shm::LedgerNumbers(key);
+    if (!recorded.ok() || numbers.size() != 1) return Contradiction("a mount");
+    const absl::Status mounted = mounts_.Restore(numbers[0], *recorded);
+    if (mounted.ok() || absl::IsDataLoss(mounted)) return mounted;
+    // Whoever may write to the device can do this, and it keeps nobody from starting.
+    spdlog::warn("{} is not mounted again: {}", recorded->name(), std::string(mounted.message()));
+    gone.push_back({kMounts, std::string(key)});
+    return absl::OkStatus();
+  });
+  ledger_->ApplyOrDefer(std::move(gone)).IgnoreError();
+  return status;
+}
+
 absl::Status Broker::RestoreFiles() {
+  if (absl::Status status = RestoreDevices(); !status.ok()) return status;
   absl::Status status = ledger_->ForEach(kRamNodes, [&](std::string_view key, std::string_view value) -> absl::Status {
     const auto recorded = ParseRecord<record::RamNode>(value);
     const std::vector<std::uint64_t> numbers = shm::LedgerNumbers(key);
@@ -205,11 +232,23 @@ absl::Status Broker::RestoreFiles() {
 }
 
 std::shared_ptr<backing::Backing> Broker::Reopen(const record::File& recorded) {
-  if (recorded.kind() == record::File::KIND_SEGMENT) return sysv_.Reopen(recorded);
-  if (recorded.kind() != record::File::KIND_RAM) return backing::Remember(recorded, device_pages_);
-  const auto node = restored_.nodes.find(recorded.inode());
-  if (node == restored_.nodes.end()) return nullptr;
-  return std::make_shared<backing::RamFile>(node->second, static_cast<int>(recorded.open_flags()));
+  switch (recorded.kind()) {
+    case record::File::KIND_SEGMENT:
+      return sysv_.Reopen(recorded);
+    case record::File::KIND_DEVICE:
+      return devices_.Reopen(recorded);
+    case record::File::KIND_DRIVER_MEMORY:
+      return drivers_.Reopen(recorded);
+    case record::File::KIND_IMAGE:
+      return mounts_.Reopen(recorded);
+    case record::File::KIND_RAM: {
+      const auto node = restored_.nodes.find(recorded.inode());
+      if (node == restored_.nodes.end()) return nullptr;
+      return std::make_shared<backing::RamFile>(node->second, static_cast<int>(recorded.open_flags()));
+    }
+    default:
+      return backing::Remember(recorded);
+  }
 }
 
 absl::Status Broker::RestoreRegion(std::uint64_t id, const record::Region& recorded) {
@@ -247,15 +286,14 @@ absl::Status Broker::RestoreRegion(std::uint64_t id, const record::Region& recor
         return Contradiction(absl::StrCat(name, " overlaps another"));
       }
       break;
-    case Memory::kDevice: {
-      const shm::Run run{first, nommu::PagesOf(region.end()) - first};
-      restored_.held.push_back(run);
-      if (recorded.file().kind() == record::File::KIND_REMEMBERED) {
-        device_pages_.Hold(run);
-      } else {
-        static_cast<const backing::RamFile*>(file.get())->node().RestoreHold(region.start, region.length);
+    case Memory::kDevice:
+      if (file == nullptr || !file->Restored(region.start, region.length)) {
+        return Contradiction(absl::StrCat(name, " is not its file's memory"));
       }
-    }
+      // A ram file may have let go of its pages while they are mapped; a device has them to its end.
+      if (recorded.file().kind() == record::File::KIND_RAM || recorded.file().kind() == record::File::KIND_SEGMENT) {
+        restored_.held.push_back({first, nommu::PagesOf(region.end()) - first});
+      }
   }
   return map_.RestoreRegion(region, recorded.indexed()) ? absl::OkStatus() : Contradiction(name);
 }
@@ -322,6 +360,7 @@ absl::Status Broker::RestoreSessionFile(session::Session& session, int number, s
 
 void Broker::StartRecording() {
   restored_ = {};
+  devices_.EndRestoring();
   shm::MutexLock lock(mutex_);
   map_.TakeChanges();
 }

@@ -56,9 +56,10 @@ absl::Status CheckEmpty(const Values& values) {
   return Refuse(EINVAL, "", absl::StrCat("unknown key ", values.begin()->first));
 }
 
-absl::Status MakeDevice(Values values, Broker& broker) {
+absl::Status MakeDevice(Values values, Broker& broker, bool restored) {
   backing::DeviceSpec spec;
   spec.name = Take(values, "name");
+  if (restored && broker.devices().Look(spec.name).ok()) return absl::OkStatus();
   spec.kind = Take(values, "kind");
   const absl::StatusOr<mode_t> mode = TakeMode(values);
   if (!mode.ok()) return mode.status();
@@ -76,8 +77,9 @@ absl::Status MakeDevice(Values values, Broker& broker) {
   return broker.devices().Create(spec);
 }
 
-absl::Status MakeMount(Values values, Broker& broker) {
+absl::Status MakeMount(Values values, Broker& broker, bool restored) {
   const std::string name = Take(values, "name"), device = Take(values, "device"), type = Take(values, "type");
+  if (restored && broker.mounts().Has(name)) return absl::OkStatus();
   if (absl::Status status = CheckEmpty(values); !status.ok()) return status;
   return broker.mounts().Mount(name, device, type, Credentials{});
 }
@@ -113,8 +115,8 @@ absl::Status MakeRamFile(Values values, Broker& broker, bool restored) {
 absl::Status MakeDeclared(const Config& config, Broker& broker, bool restored) {
   for (const Config::Declared& declared : config.declared) {
     using What = Config::Declared::What;
-    const absl::Status status = declared.what == What::kDevice  ? MakeDevice(declared.values, broker)
-                                : declared.what == What::kMount ? MakeMount(declared.values, broker)
+    const absl::Status status = declared.what == What::kDevice  ? MakeDevice(declared.values, broker, restored)
+                                : declared.what == What::kMount ? MakeMount(declared.values, broker, restored)
                                                                 : MakeRamFile(declared.values, broker, restored);
     if (!status.ok()) {
       return Refuse(EINVAL, nommu::RuleOf(status), absl::StrCat(declared.where, ": ", std::string(status.message())));

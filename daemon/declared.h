@@ -7,7 +7,8 @@
 
 namespace mapbroker {
 
-// Makes all of it. The first that cannot be made is told with the file and line that declares it.
+// Makes all of it; `restored`: but for what is there already. The first that cannot be made is told with the file and
+// line that declares it.
 absl::Status MakeDeclared(const Config& config, Broker& broker, bool restored);
 
 }  // namespace mapbroker

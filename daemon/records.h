@@ -13,6 +13,8 @@ namespace mapbroker {
 
 enum Table : unsigned {
   kHeader,
+  kDevices,
+  kMounts,
   kSessions,
   kSessionFiles,
   kRegions,

@@ -21,7 +21,7 @@ namespace {
 constexpr char kLedgerName[] = "/ledger.mdb";
 constexpr char kHeaderKey[] = "header";
 constexpr char kMagic[] = "mapbroker";
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;
 // What the pool goes by in systemd's file-descriptor store.
 constexpr char kStoredName[] = "pool";
 
@@ -105,7 +105,14 @@ absl::Status State::TakeOver(const Config& config) {
   const absl::StatusOr<std::uint64_t> mappings = ledger_->Count(kMappings), files = ledger_->Count(kRamNodes);
   if (!mappings.ok()) return mappings.status();
   if (!files.ok()) return files.status();
-  const bool holds_something = *mappings > 0 || *files > 0;
+  std::uint64_t devices = 0;  // with memory of their own
+  status = ledger_->ForEach(kDevices, [&](std::string_view, std::string_view value) {
+    record::Device device;
+    if (device.ParseFromArray(value.data(), static_cast<int>(value.size())) && device.pages() > 0) ++devices;
+    return absl::OkStatus();
+  });
+  if (!status.ok()) return status;
+  const bool holds_something = *mappings > 0 || *files > 0 || devices > 0;
   if (!found) {
     return holds_something ? DoesNotFit(absl::StrCat(path_, " is another program's")) : absl::NotFoundError("new");
   }
@@ -134,8 +141,8 @@ absl::Status State::TakeOver(const Config& config) {
   auto segment = shm::Segment::Adopt(config.pool, identity, std::move(pool));
   if (absl::IsNotFound(segment.status())) {
     if (!holds_something) return segment.status();
-    return DoesNotFit(absl::StrCat("the pool that the ledger is of has gone, and with it ", *mappings, " mappings and ",
-                                   *files, " ram files"));
+    return DoesNotFit(absl::StrCat("the pool that the ledger is of has gone, and with it ", *mappings, " mappings, ",
+                                   *files, " ram files and ", devices, " devices"));
   }
   if (!segment.ok()) return segment.status();
   segment_ = *std::move(segment);

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <memory>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -25,6 +27,8 @@ DriverRequest FromProto(const v1::DriverMapping& mapping) {
 
 absl::Status DriverError(int error, const std::string& sentence) { return MakeStatus(error, sentence, "D12"); }
 
+// A driver's conversation with the daemon. When the daemon is lost it is begun anew with the next: the device stands,
+// and so do its memory and what is mapped of it.
 struct Driver::Impl {
   ~Impl() {
     Stop();
@@ -33,21 +37,37 @@ struct Driver::Impl {
     session->Unmap(memory.grant.address(), memory.grant.length()).IgnoreError();
   }
 
-  absl::Status Start(const DriverOptions& options);
-  absl::Status MapMemory(int number, std::uint64_t length);
-  // Runs on the thread until the stream ends.
+  absl::Status Start();
+  absl::Status MapMemory(int number);
+  // Registers on a new stream, which is the driver's from then on.
+  absl::StatusOr<v1::DriverRegistered> Register();
+  // Runs on the thread until the driver stops or its device cannot be had any more.
   void Serve();
+  // Carries out what is asked until the stream ends; why it did.
+  absl::Status ServeStream();
+  // After the daemon was lost.
+  absl::Status TakeUp();
+  bool Stopping() {
+    shm::MutexLock lock(mutex);
+    return stopping;
+  }
   // OK, with what is to be answered in `answer`, or why not.
   absl::Status Carry(const v1::DriverCall& call, v1::DriverAnswer& answer);
+  void Close(const DriverArea& area);
+  void Unregister();
   void Stop();
 
   std::shared_ptr<Session> session;
+  DriverOptions options;
   DriverOperations operations;
-  std::unique_ptr<DriverStream> stream;
-  Mapped memory;  // empty attachment: none
+  std::uint64_t epoch = 0;  // of the connection that the stream is of
+  Mapped memory;            // empty attachment: none
   std::vector<DriverArea> areas;
+  // What is mapped, as the operations have been told; the thread's.
+  std::multiset<std::pair<std::uint64_t, std::uint64_t>> mapped;
   std::thread thread;
-  shm::Mutex writing;  // held while a message is written
+  shm::Mutex writing;                    // held while a message is written
+  std::unique_ptr<DriverStream> stream;  // exchanged by the thread, under `writing`
   shm::Mutex mutex;
   bool stopping ABSL_GUARDED_BY(mutex) = false;
   bool ended ABSL_GUARDED_BY(mutex) = false;
@@ -55,10 +75,10 @@ struct Driver::Impl {
   shm::CondVar end;
 };
 
-absl::Status Driver::Impl::Start(const DriverOptions& options) {
+absl::StatusOr<v1::DriverRegistered> Driver::Impl::Register() {
+  epoch = session->epoch();
   absl::StatusOr<std::unique_ptr<DriverStream>> opened = session->stub().Drive();
   if (!opened.ok()) return opened.status();
-  stream = *std::move(opened);
   v1::FromDriver message;
   v1::RegisterDriver& request = *message.mutable_register_();
   request.set_name(options.name);
@@ -73,31 +93,75 @@ absl::Status Driver::Impl::Start(const DriverOptions& options) {
   request.set_size(options.size);
   request.mutable_properties()->insert(options.properties.begin(), options.properties.end());
   v1::ToDriver reply;
-  if (!stream->Write(message) || !stream->Read(reply)) return stream->Finish();
-  for (const v1::DriverArea& area : reply.registered().areas()) areas.push_back({area.memory_offset(), area.length()});
-  absl::Status status =
-      reply.registered().fd() < 0 ? absl::OkStatus() : MapMemory(reply.registered().fd(), options.memory);
-  if (!status.ok()) {
-    stream->Cancel();
-    stream->Finish().IgnoreError();
-    return status;
+  if (!(*opened)->Write(message) || !(*opened)->Read(reply)) {
+    const absl::Status refused = (*opened)->Finish();
+    return refused.ok() ? MakeStatus(EPROTO, "the daemon did not answer the registration", "D12") : refused;
+  }
+  shm::MutexLock lock(writing);
+  stream = *std::move(opened);
+  return reply.registered();
+}
+
+absl::Status Driver::Impl::Start() {
+  const absl::StatusOr<v1::DriverRegistered> registered = Register();
+  if (!registered.ok()) return registered.status();
+  for (const v1::DriverArea& area : registered->areas()) {
+    areas.push_back({area.memory_offset(), area.length()});
+    mapped.emplace(area.memory_offset(), area.length());
+  }
+  if (registered->fd() >= 0) {
+    if (absl::Status status = MapMemory(registered->fd()); !status.ok()) {
+      stream->Cancel();
+      stream->Finish().IgnoreError();
+      return status;
+    }
   }
   thread = std::thread([this] { Serve(); });
   return absl::OkStatus();
 }
 
-absl::Status Driver::Impl::MapMemory(int number, std::uint64_t length) {
-  absl::StatusOr<Mapped> mapped =
-      session->MapNumber({.length = length, .prot = PROT_READ | PROT_WRITE, .flags = MAP_SHARED}, number);
-  v1::CloseRequest close;
-  close.set_fd(number);
-  session->stub().Close(close).IgnoreError();
-  if (!mapped.ok()) return mapped.status();
-  memory = *std::move(mapped);
+absl::Status Driver::Impl::MapMemory(int number) {
+  absl::StatusOr<Mapped> attached =
+      session->MapNumber({.length = options.memory, .prot = PROT_READ | PROT_WRITE, .flags = MAP_SHARED}, number);
+  session->CloseNumber(number);
+  if (!attached.ok()) return attached.status();
+  memory = *std::move(attached);
   return absl::OkStatus();
 }
 
 void Driver::Impl::Serve() {
+  absl::Status status;
+  do {
+    status = ServeStream();
+    if (absl::IsUnavailable(status) && !Stopping()) status = TakeUp();
+  } while (status.ok() && !Stopping());
+  shm::MutexLock lock(mutex);
+  ended = true;
+  if (!stopping) why = status;
+  end.NotifyAll();
+}
+
+absl::Status Driver::Impl::TakeUp() {
+  for (;;) {
+    if (absl::Status status = session->TakeUpAgain(epoch); !status.ok()) return status;
+    const absl::StatusOr<v1::DriverRegistered> registered = Register();
+    // It may be lost again meanwhile.
+    if (absl::IsUnavailable(registered.status()) && !Stopping()) continue;
+    if (!registered.ok()) return registered.status();
+    // Its memory is mapped since before.
+    if (registered->fd() >= 0) session->CloseNumber(registered->fd());
+    auto gone = mapped;
+    for (const v1::DriverArea& area : registered->areas()) {
+      const auto stands = gone.find({area.memory_offset(), area.length()});
+      if (stands != gone.end()) gone.erase(stands);
+    }
+    for (const auto& [offset, length] : gone) Close({offset, length});
+    if (Stopping()) Unregister();
+    return absl::OkStatus();
+  }
+}
+
+absl::Status Driver::Impl::ServeStream() {
   v1::ToDriver message;
   while (stream->Read(message)) {
     v1::FromDriver reply;
@@ -111,11 +175,20 @@ void Driver::Impl::Serve() {
     shm::MutexLock lock(writing);
     stream->Write(reply);
   }
-  const absl::Status status = stream->Finish();
-  shm::MutexLock lock(mutex);
-  ended = true;
-  if (!stopping) why = status;
-  end.NotifyAll();
+  return stream->Finish();
+}
+
+void Driver::Impl::Close(const DriverArea& area) {
+  const auto found = mapped.find({area.offset, area.length});
+  if (found != mapped.end()) mapped.erase(found);
+  if (operations.close) operations.close(area);
+}
+
+void Driver::Impl::Unregister() {
+  v1::FromDriver message;
+  message.mutable_unregister();
+  shm::MutexLock lock(writing);
+  stream->Write(message);
 }
 
 absl::Status Driver::Impl::Carry(const v1::DriverCall& call, v1::DriverAnswer& answer) {
@@ -125,8 +198,12 @@ absl::Status Driver::Impl::Carry(const v1::DriverCall& call, v1::DriverAnswer& a
       if (offset.ok()) answer.set_memory_offset(*offset);
       return offset.status();
     }
-    case v1::DriverCall::kMmap:
-      return operations.mmap(FromProto(call.mmap()), {call.mmap().memory_offset(), call.mmap().length()});
+    case v1::DriverCall::kMmap: {
+      absl::Status status =
+          operations.mmap(FromProto(call.mmap()), {call.mmap().memory_offset(), call.mmap().length()});
+      if (status.ok()) mapped.emplace(call.mmap().memory_offset(), call.mmap().length());
+      return status;
+    }
     case v1::DriverCall::kRead: {
       std::string bytes(call.read().length(), '\0');
       const absl::StatusOr<std::size_t> count =
@@ -137,7 +214,7 @@ absl::Status Driver::Impl::Carry(const v1::DriverCall& call, v1::DriverAnswer& a
       return absl::OkStatus();
     }
     case v1::DriverCall::kClose:
-      if (operations.close) operations.close({call.close().memory_offset(), call.close().length()});
+      Close({call.close().memory_offset(), call.close().length()});
       return absl::OkStatus();
     default:
       return MakeStatus(ENOSYS, "this version of the library does not know the operation", "D12");
@@ -150,12 +227,7 @@ void Driver::Impl::Stop() {
     shm::MutexLock lock(mutex);
     stopping = true;
   }
-  {
-    v1::FromDriver message;
-    message.mutable_unregister();
-    shm::MutexLock lock(writing);
-    stream->Write(message);
-  }
+  Unregister();
   thread.join();
 }
 
@@ -167,8 +239,9 @@ Driver::~Driver() = default;
 absl::StatusOr<Driver> Driver::Register(Client& client, const DriverOptions& options, DriverOperations operations) {
   auto impl = std::make_unique<Impl>();
   impl->session = client.impl_->session;
+  impl->options = options;
   impl->operations = std::move(operations);
-  if (absl::Status status = impl->Start(options); !status.ok()) return status;
+  if (absl::Status status = impl->Start(); !status.ok()) return status;
   return Driver(std::move(impl));
 }
 

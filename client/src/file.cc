@@ -35,12 +35,8 @@ File::File(File&& other) noexcept = default;
 File& File::operator=(File&& other) noexcept = default;
 File::~File() = default;
 
-File::Impl::~Impl() {
-  v1::CloseRequest request;
-  request.set_fd(fd);
-  // If the daemon is gone so is the file.
-  session->stub().Close(request).IgnoreError();
-}
+// If the daemon is gone so is the file.
+File::Impl::~Impl() { session->CloseNumber(fd); }
 
 absl::Status File::Ftruncate(std::uint64_t size) const {
   if (impl_ == nullptr) return Closed();

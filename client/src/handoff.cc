@@ -1,5 +1,6 @@
 #include "client/src/handoff.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -135,6 +136,11 @@ bool Handoff::HasFarewell() {
   if (recv(socket_.get(), &next, sizeof(next), MSG_PEEK | MSG_DONTWAIT) <= 0) return false;
   v1::HandoffReply reply;
   return ReceiveHandoffPacket(socket_.get(), reply).error == 0 && reply.has_farewell();
+}
+
+bool Handoff::HasEnded() const {
+  pollfd socket{.fd = socket_.get(), .events = POLLRDHUP, .revents = 0};
+  return poll(&socket, 1, 0) == 1 && (socket.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
 }
 
 absl::Status Handoff::Goodbye() {

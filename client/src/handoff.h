@@ -32,6 +32,9 @@ class Handoff {
   // Whether the daemon has stopped for good, by what it said last. To be asked when it does not answer.
   bool HasFarewell();
 
+  // The daemon has closed the connection, or has ended.
+  bool HasEnded() const;
+
   // Ends the session.
   absl::Status Goodbye();
 

@@ -87,6 +87,7 @@ struct RpcStub::Channel {
 
   const std::atomic<std::uint64_t>* epoch = nullptr;
   Reconnect reconnect;
+  std::function<bool()> is_lost;
   shm::Mutex mutex;
   std::uint64_t last_request ABSL_GUARDED_BY(mutex) = 0;
   std::set<std::uint64_t> running ABSL_GUARDED_BY(mutex);
@@ -119,6 +120,11 @@ struct RpcStub::Channel {
     absl::Status status;
     for (bool again = false;; again = true) {
       const std::uint64_t seen = epoch == nullptr ? 0 : epoch->load();
+      if (repeat == Repeat::kNot && is_lost && is_lost()) {
+        // The channel may not have noticed yet, and does so by a call that may be made again.
+        status = Call(*files, &v1::Files::Stub::Stat, v1::StatRequest()).status();
+        if (IsLost(status)) break;
+      }
       status = Try(stub, method, request, number, response, again);
       if (!IsLost(status) || !reconnect) break;
       if (absl::Status back = reconnect(seen); !back.ok()) {
@@ -170,10 +176,11 @@ struct RpcStub::Channel {
 };
 
 RpcStub::RpcStub(const std::string& runtime_dir, const std::string& token, const std::atomic<std::uint64_t>* epoch,
-                 Reconnect reconnect)
+                 Reconnect reconnect, std::function<bool()> is_lost)
     : channel_(std::make_unique<Channel>()) {
   channel_->epoch = epoch;
   channel_->reconnect = std::move(reconnect);
+  channel_->is_lost = std::move(is_lost);
   grpc::ChannelArguments arguments;
   // A connection of its own, so that sessions of one process do not queue behind each other.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
@@ -293,6 +300,7 @@ absl::Status RpcStub::Unmount(const v1::UnmountRequest& request) {
 
 absl::StatusOr<std::unique_ptr<DriverStream>> RpcStub::Drive() {
   if (absl::Status status = channel_->mark.Check(); !status.ok()) return status;
+  channel_->Await();
   return std::make_unique<GrpcDriverStream>(*channel_->drivers, channel_->hex_token);
 }
 

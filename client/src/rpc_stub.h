@@ -33,9 +33,10 @@ class RpcStub {
   // Takes a session up again whose daemon was lost; `seen` is what Epoch said before the call that found out.
   using Reconnect = std::function<absl::Status(std::uint64_t seen)>;
   // Calls go to the daemon of `runtime_dir` (absolute) with the session's token, in bytes. `epoch` counts the
-  // connections that there were. Without `reconnect` calls fail when the daemon is lost.
+  // connections that there were. Without `reconnect` calls fail when the daemon is lost. `is_lost` is asked before
+  // calls that are not made twice, so that none of them finds out.
   RpcStub(const std::string& runtime_dir, const std::string& token, const std::atomic<std::uint64_t>* epoch = nullptr,
-          Reconnect reconnect = nullptr);
+          Reconnect reconnect = nullptr, std::function<bool()> is_lost = nullptr);
   ~RpcStub();
 
   absl::StatusOr<v1::MmapResponse> Mmap(const v1::MmapRequest& request);

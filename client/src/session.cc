@@ -80,7 +80,8 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Open(const ConnectOptions& opt
   session->reconnect_timeout_ = options.reconnect_timeout;
   session->stub_ = std::make_unique<RpcStub>(
       *dir, session->welcome_.token(), &session->epoch_,
-      [at = session.get()](std::uint64_t seen) { return at->Reconnect(seen, at->reconnect_timeout_); });
+      [at = session.get()](std::uint64_t seen) { return at->TakeUpAgain(seen); },
+      [at = session.get()] { return at->handoff()->HasEnded(); });
 
   if (options.attach == Attach::kWholePool) {
     auto whole = Attachment::WholePool(session->pool_.get(), session->welcome_, !options.read_only);
@@ -124,6 +125,12 @@ absl::Status Session::Reconnect(std::uint64_t seen, std::chrono::milliseconds ti
     // Of many clients of a daemon not all come back at once.
     std::this_thread::sleep_for(delay * (50 + random() % 50) / 100);
   }
+}
+
+void Session::CloseNumber(int number) {
+  v1::CloseRequest close;
+  close.set_fd(number);
+  stub_->Close(close).IgnoreError();
 }
 
 absl::Status Session::TakeUp() {

@@ -75,6 +75,12 @@ class Session {
   const v1::Welcome& welcome() const { return welcome_; }
   int pool() const { return pool_.get(); }
   RpcStub& stub() { return *stub_; }
+  // Gives back the number of one of the daemon's files.
+  void CloseNumber(int number);
+  // Counts connections. After a loss of that of `seen` the session is taken up again with the daemon that follows,
+  // within reconnect_timeout; nothing is done if it has been.
+  std::uint64_t epoch() const { return epoch_; }
+  absl::Status TakeUpAgain(std::uint64_t seen) { return Reconnect(seen, reconnect_timeout_); }
 
  private:
   friend class PassedFile;

@@ -18,9 +18,9 @@ absl::StatusOr<nommu::PoolAddress> Backing::GetUnmappedArea(const nommu::MapRequ
   return nommu::Refuse(ENOSYS, "S10", "the file has no memory of its own");
 }
 
-void Backing::Close(nommu::PoolAddress, std::uint64_t) const {}
+void Backing::Close(nommu::PoolAddress, std::uint64_t, bool) const {}
 
-void Backing::Closed(nommu::PoolAddress, std::uint64_t) const {}
+bool Backing::Restored(nommu::PoolAddress, std::uint64_t) const { return false; }
 
 record::File Backing::Record() const {
   record::File file;

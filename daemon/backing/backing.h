@@ -45,11 +45,11 @@ class Backing : public nommu::File {
   // ENOSYS: this range cannot be mapped directly; any other error is the caller's answer.
   virtual absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(const nommu::MapRequest& request) const;
 
-  // The memory that GetUnmappedArea named is not mapped any more. Never blocks.
-  virtual void Close(nommu::PoolAddress start, std::uint64_t length) const;
-  // P7: a mapping of that memory has gone, and this is when a driver is told. Before Close, if it was the last one.
-  // Never blocks.
-  virtual void Closed(nommu::PoolAddress start, std::uint64_t length) const;
+  // A mapping of the memory that GetUnmappedArea named has gone, as a driver is told (P7); `last`: none is left. Never
+  // blocks.
+  virtual void Close(nommu::PoolAddress start, std::uint64_t length, bool last) const;
+  // GetUnmappedArea of a daemon before this one named it. False: it cannot have.
+  virtual bool Restored(nommu::PoolAddress start, std::uint64_t length) const;
 
   // What a daemon that is started later must know of it. Never blocks.
   virtual record::File Record() const;

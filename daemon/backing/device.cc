@@ -15,16 +15,6 @@ namespace mapbroker::backing {
 using nommu::kPageSize;
 using nommu::Refuse;
 
-absl::Status DeviceSpec::ReadContents(std::span<std::byte> memory) const {
-  if (contents == nullptr) return absl::OkStatus();
-  const absl::StatusOr<std::uint64_t> size = contents->Size();
-  if (!size.ok()) return size.status();
-  if (*size > memory.size()) {
-    return Refuse(ENOSPC, "D", absl::StrCat("the contents of ", *size, " bytes do not fit into the device"));
-  }
-  return Fill(*contents, 0, memory.first(*size), [] { return false; });
-}
-
 absl::StatusOr<std::uint64_t> DeviceOptions::Number(const std::string& name, std::uint64_t least, std::uint64_t most,
                                                     std::optional<std::uint64_t> otherwise) {
   const auto given = left_.extract(name);
@@ -69,23 +59,50 @@ absl::Status Device::Erase(std::uint64_t, std::uint64_t) {
 }
 
 absl::StatusOr<std::unique_ptr<DeviceMemory>> DeviceMemory::Allocate(std::uint64_t size,
+                                                                     const std::optional<shm::Run>& restored,
                                                                      const DeviceEnvironment& environment) {
-  const std::optional<shm::Run> run = environment.pages.Allocate(nommu::PagesOf(size));
+  if (restored) {
+    const std::uint64_t all = environment.pool.size() / kPageSize;
+    if (size > environment.pool.size() || restored->pages != nommu::PagesOf(size) || restored->first > all ||
+        restored->pages > all - restored->first) {
+      return Refuse(EINVAL, "D", "the device's memory is not what it was");
+    }
+    return std::unique_ptr<DeviceMemory>(new DeviceMemory(*restored, size, environment));
+  }
+  const std::optional<shm::Run> run =
+      size > environment.pool.size() ? std::nullopt : environment.pages.Allocate(nommu::PagesOf(size));
   if (!run) {
     return Refuse(ENOMEM, "D", absl::StrCat("no contiguous run of ", size, " bytes is free for the device"));
   }
   return std::unique_ptr<DeviceMemory>(new DeviceMemory(*run, size, environment));
 }
 
-DeviceMemory::DeviceMemory(shm::Run run, std::uint64_t size, const DeviceEnvironment& environment)
-    : run_(run),
-      held_(environment.held),
-      bytes_(environment.pool.subspan(run.first * kPageSize, size)),
-      room_(run.pages * kPageSize) {
-  held_.Hold(run_);
+absl::StatusOr<std::unique_ptr<DeviceMemory>> DeviceMemory::Make(std::uint64_t size, const DeviceSpec& spec,
+                                                                 const DeviceEnvironment& environment,
+                                                                 std::byte blank) {
+  absl::StatusOr<std::unique_ptr<DeviceMemory>> memory = Allocate(size, spec.restored, environment);
+  if (!memory.ok() || spec.restored) return memory;
+  const std::span<std::byte> bytes = (*memory)->bytes();
+  if (blank != std::byte{0}) std::fill(bytes.begin(), bytes.end(), blank);
+  if (spec.contents == nullptr) return memory;
+  const absl::StatusOr<std::uint64_t> contents = spec.contents->Size();
+  if (!contents.ok()) return contents.status();
+  if (*contents > size) {
+    return Refuse(ENOSPC, "D", absl::StrCat("the contents of ", *contents, " bytes do not fit into the device"));
+  }
+  if (absl::Status filled = Fill(*spec.contents, 0, bytes.first(*contents), [] { return false; }); !filled.ok()) {
+    return filled;
+  }
+  return memory;
 }
 
-DeviceMemory::~DeviceMemory() { held_.Drop(run_); }
+DeviceMemory::DeviceMemory(shm::Run run, std::uint64_t size, const DeviceEnvironment& environment)
+    : run_(run),
+      pages_(environment.pages),
+      bytes_(environment.pool.subspan(run.first * kPageSize, size)),
+      room_(run.pages * kPageSize) {}
+
+DeviceMemory::~DeviceMemory() { pages_.Free(run_); }
 
 absl::StatusOr<std::size_t> DeviceMemory::Read(std::uint64_t offset, std::span<std::byte> into) const {
   if (offset >= bytes_.size()) return std::size_t{0};
@@ -99,17 +116,21 @@ absl::Status DeviceMemory::CheckWrite(std::uint64_t offset, std::size_t count) c
   return Refuse(ENOSPC, "D", absl::StrCat("the device has only ", bytes_.size(), " bytes"));
 }
 
-absl::StatusOr<nommu::PoolAddress> DeviceMemory::Hold(std::uint64_t offset, std::uint64_t length) const {
+absl::StatusOr<nommu::PoolAddress> DeviceMemory::AddressOf(std::uint64_t offset, std::uint64_t length) const {
   if (offset >= room_ || length > room_ - offset) {
     return Refuse(EINVAL, "S10", absl::StrCat("the mapping goes past the device's ", bytes_.size(), " bytes"));
   }
-  const nommu::PoolAddress start = run_.first * kPageSize + offset;
-  held_.Hold(shm::Run{start / kPageSize, nommu::PagesOf(start % kPageSize + length)});
-  return start;
+  return run_.first * kPageSize + offset;
 }
 
-void DeviceMemory::Release(nommu::PoolAddress start, std::uint64_t length) const {
-  held_.Drop(shm::Run{start / kPageSize, nommu::PagesOf(start % kPageSize + length)});
+bool DeviceMemory::Contains(nommu::PoolAddress start, std::uint64_t length) const {
+  const std::uint64_t first = run_.first * kPageSize;
+  return start >= first && start - first <= room_ && length <= room_ - (start - first);
+}
+
+void DeviceMemory::Record(record::Device& to) const {
+  to.set_first(run_.first);
+  to.set_pages(run_.pages);
 }
 
 absl::Status MemoryDevice::Write(std::uint64_t offset, std::span<const std::byte> from) {

@@ -16,7 +16,7 @@
 #include "daemon/backing/backing.h"
 #include "daemon/credentials.h"
 #include "daemon/nommu/profile.h"
-#include "shm_backend/held_pages.h"
+#include "daemon/record.pb.h"
 #include "shm_backend/page_pool.h"
 
 namespace mapbroker::backing {
@@ -28,7 +28,6 @@ struct DeviceEnvironment {
   const nommu::Profile& profile;
   shm::PagePool& pages;
   std::span<std::byte> pool;  // where this process has the pool's bytes
-  shm::HeldPages& held;
 };
 
 // What a device is to be.
@@ -37,12 +36,10 @@ struct DeviceSpec {
   std::string kind;                            // "framebuffer"
   std::map<std::string, std::string> options;  // by name, as the kind defines them
   Credentials owner;
-  mode_t mode = 0600;                 // permission bits
-  std::shared_ptr<Backing> contents;  // what a device with memory holds at first; null: blank
-
-  // Reads `contents`, if there are any, over the beginning of `memory`. ENOSPC if they do not fit, and as
-  // Backing::Read.
-  absl::Status ReadContents(std::span<std::byte> memory) const;
+  mode_t mode = 0600;                           // permission bits
+  std::shared_ptr<Backing> contents = nullptr;  // what a device with memory holds at first; null: blank
+  // The memory of a device that a daemon before this one had: it is taken as it is.
+  std::optional<shm::Run> restored = std::nullopt;
 };
 
 // Options of a DeviceSpec, read with their bounds; what is left over is unknown and so a mistake.
@@ -82,12 +79,14 @@ class Device {
   virtual absl::Status Write(std::uint64_t offset, std::span<const std::byte> from);
   // As Backing's.
   virtual absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(const nommu::MapRequest& request);
-  virtual void Close(nommu::PoolAddress, std::uint64_t) {}
-  virtual void Closed(nommu::PoolAddress, std::uint64_t) {}
+  virtual void Close(nommu::PoolAddress, std::uint64_t, bool /*last*/) {}
+  virtual bool Restored(nommu::PoolAddress, std::uint64_t) { return false; }
   // Flash: sets the range to erased. ENOTTY for what is no flash.
   virtual absl::Status Erase(std::uint64_t offset, std::uint64_t length);
   // What `mapctl device info` shows beside name, size and owner.
   virtual std::map<std::string, std::string> Properties() const { return {}; }
+  // What a daemon that is started later must know of it beside its DeviceSpec.
+  virtual void Record(record::Device&) const {}
 };
 
 // A kind of device. `make` gets what the options left open; EINVAL, ENOMEM.
@@ -99,12 +98,19 @@ struct DeviceKind {
 // All kinds; null if there is none of that name.
 const DeviceKind* FindDeviceKind(const std::string& name);
 
-// One contiguous, zeroed run of the pool that a device owns. Who maps it directly keeps his part of it beyond that.
+// One contiguous run of the pool that a device owns. Who maps it directly keeps the device.
 class DeviceMemory {
  public:
-  // Whole pages for `size` bytes. ENOMEM.
+  // Whole pages for `size` bytes, zeroed; or of a device that is made again the run that it had. ENOMEM; EINVAL: the
+  // run is not as long or not the pool's.
   static absl::StatusOr<std::unique_ptr<DeviceMemory>> Allocate(std::uint64_t size,
+                                                                const std::optional<shm::Run>& restored,
                                                                 const DeviceEnvironment& environment);
+  // The same, filled with `blank` and then with the contents, unless it is made again. ENOSPC if those do not fit, and
+  // as Backing::Read.
+  static absl::StatusOr<std::unique_ptr<DeviceMemory>> Make(std::uint64_t size, const DeviceSpec& spec,
+                                                            const DeviceEnvironment& environment,
+                                                            std::byte blank = std::byte{0});
   ~DeviceMemory();
   DeviceMemory(const DeviceMemory&) = delete;
   DeviceMemory& operator=(const DeviceMemory&) = delete;
@@ -114,16 +120,17 @@ class DeviceMemory {
   // ENOSPC past its end.
   absl::Status CheckWrite(std::uint64_t offset, std::size_t count) const;
   // EINVAL past its end.
-  absl::StatusOr<nommu::PoolAddress> Hold(std::uint64_t offset, std::uint64_t length) const;
-  void Release(nommu::PoolAddress start, std::uint64_t length) const;
+  absl::StatusOr<nommu::PoolAddress> AddressOf(std::uint64_t offset, std::uint64_t length) const;
   // Bytes from its start.
   std::uint64_t OffsetOf(nommu::PoolAddress address) const { return address - run_.first * shm::kPageSize; }
+  bool Contains(nommu::PoolAddress start, std::uint64_t length) const;
+  void Record(record::Device& to) const;
 
  private:
   DeviceMemory(shm::Run run, std::uint64_t size, const DeviceEnvironment& environment);
 
   const shm::Run run_;
-  shm::HeldPages& held_;
+  shm::PagePool& pages_;
   const std::span<std::byte> bytes_;  // as many as were asked for
   const std::uint64_t room_;          // bytes of the whole pages
 };
@@ -139,9 +146,10 @@ class MemoryDevice : public Device {
   }
   absl::Status Write(std::uint64_t offset, std::span<const std::byte> from) override;
   absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(const nommu::MapRequest& request) override {
-    return memory_->Hold(request.offset, request.length);
+    return memory_->AddressOf(request.offset, request.length);
   }
-  void Close(nommu::PoolAddress start, std::uint64_t length) override { memory_->Release(start, length); }
+  bool Restored(nommu::PoolAddress start, std::uint64_t length) override { return memory_->Contains(start, length); }
+  void Record(record::Device& to) const override { memory_->Record(to); }
 
  private:
   const std::unique_ptr<DeviceMemory> memory_;

@@ -2,12 +2,14 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/nommu/refusal.h"
+#include "daemon/records.h"
 
 namespace mapbroker::backing {
 namespace {
@@ -37,9 +39,9 @@ absl::Status CheckName(const std::string& name) {
 // One open file description of a device.
 class DeviceFile final : public Backing {
  public:
-  DeviceFile(std::shared_ptr<Device> device, const FileStat& stat, std::uint64_t inode, int open_flags)
-      : device_(std::move(device)), stat_(stat) {
-    id = {.device = kDeviceDevice, .inode = inode};
+  DeviceFile(std::shared_ptr<Device> device, const FileStat& stat, int open_flags)
+      : device_(std::move(device)), stat_(stat), open_flags_(open_flags) {
+    id = {.device = kDeviceDevice, .inode = stat.inode};
     kind = (open_flags & O_PATH) != 0 ? Kind::kNotOpen : device_->file_kind();
     capabilities = device_->capabilities();
     shareable = device_->shareable();
@@ -55,8 +57,19 @@ class DeviceFile final : public Backing {
   absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(const nommu::MapRequest& request) const override {
     return device_->GetUnmappedArea(request);
   }
-  void Close(nommu::PoolAddress start, std::uint64_t length) const override { device_->Close(start, length); }
-  void Closed(nommu::PoolAddress start, std::uint64_t length) const override { device_->Closed(start, length); }
+  void Close(nommu::PoolAddress start, std::uint64_t length, bool last) const override {
+    device_->Close(start, length, last);
+  }
+  bool Restored(nommu::PoolAddress start, std::uint64_t length) const override {
+    return device_->Restored(start, length);
+  }
+  record::File Record() const override {
+    record::File file;
+    file.set_kind(record::File::KIND_DEVICE);
+    file.set_of_device(stat_.inode);
+    file.set_open_flags(static_cast<std::uint32_t>(open_flags_));
+    return file;
+  }
   absl::Status Write(std::uint64_t offset, std::span<const std::byte> from) const override {
     return device_->Write(offset, from);
   }
@@ -65,6 +78,7 @@ class DeviceFile final : public Backing {
  private:
   const std::shared_ptr<Device> device_;
   const FileStat stat_;
+  const int open_flags_;
 };
 
 }  // namespace
@@ -84,15 +98,96 @@ absl::Status Devices::Create(const DeviceSpec& spec) {
   return Add(spec, *std::move(device)).status();
 }
 
-absl::StatusOr<FileStat> Devices::Add(const DeviceSpec& spec, std::shared_ptr<Device> device) {
+absl::StatusOr<Devices::Found> Devices::Add(const DeviceSpec& spec, std::shared_ptr<Device> device) {
   if (absl::Status status = CheckName(spec.name); !status.ok()) return status;
-  Entry entry{spec, 0, std::move(device)};
+  Entry entry{spec, 0, nullptr};  // goes after the lock, if it cannot be added
   entry.spec.contents = nullptr;
   shm::MutexLock lock(mutex_);
+  if (devices_.contains(spec.name)) return Exists(spec.name);
   entry.inode = ++last_inode_;
-  const auto [added, is_new] = devices_.emplace(spec.name, std::move(entry));
-  if (!is_new) return Exists(spec.name);
-  return InfoOf(added->second).stat;
+  entry.device = Recorded(std::move(device), entry.inode);
+  if (absl::Status status = Record(entry, /*removed=*/false); !status.ok()) return status;
+  devices_.emplace(spec.name, entry);
+  return Found{InfoOf(entry), entry.device};
+}
+
+// Its record goes with it, before its memory can be anybody else's.
+std::shared_ptr<Device> Devices::Recorded(std::shared_ptr<Device> device, std::uint64_t number) const {
+  struct Owner {
+    Owner(std::shared_ptr<Device> device, shm::Ledger* ledger, std::uint64_t number)
+        : device(std::move(device)), ledger(ledger), number(number) {}
+    ~Owner() {
+      if (ledger != nullptr) ledger->ApplyOrDefer({{kDevices, shm::LedgerKey({number})}}).IgnoreError();
+    }
+    std::shared_ptr<Device> device;
+    shm::Ledger* ledger;
+    std::uint64_t number;
+  };
+  Device* const at = device.get();
+  return {std::make_shared<Owner>(std::move(device), ledger_, number), at};
+}
+
+absl::Status Devices::Record(const Entry& entry, bool removed) const {
+  if (ledger_ == nullptr) return absl::OkStatus();
+  record::Device to;
+  to.set_name(entry.spec.name);
+  to.set_kind(entry.spec.kind);
+  to.mutable_options()->insert(entry.spec.options.begin(), entry.spec.options.end());
+  to.set_uid(entry.spec.owner.uid);
+  to.set_gid(entry.spec.owner.gid);
+  to.set_mode(entry.spec.mode);
+  to.set_removed(removed);
+  entry.device->Record(to);
+  const shm::Ledger::Change change{kDevices, shm::LedgerKey({entry.inode}), to.SerializeAsString()};
+  return ledger_->Apply({&change, 1}).ok() ? absl::OkStatus() : CannotRecord("the device", "D");
+}
+
+absl::Status Devices::Update(const std::string& name) {
+  shm::MutexLock lock(mutex_);
+  const auto found = devices_.find(name);
+  return found == devices_.end() ? NoSuchDevice(name) : Record(found->second, /*removed=*/false);
+}
+
+absl::Status Devices::Restore(std::uint64_t number, const record::Device& recorded, std::shared_ptr<Device> driver) {
+  DeviceSpec spec{.name = recorded.name(),
+                  .kind = recorded.kind(),
+                  .options = {recorded.options().begin(), recorded.options().end()},
+                  .owner = {.uid = recorded.uid(), .gid = recorded.gid()},
+                  .mode = recorded.mode(),
+                  .restored = shm::Run{recorded.first(), recorded.pages()}};
+  if (driver == nullptr) {
+    const DeviceKind* const kind = FindDeviceKind(spec.kind);
+    if (kind == nullptr) return Contradiction(absl::StrCat("the device ", spec.name, " is of an unknown kind"));
+    absl::StatusOr<std::shared_ptr<Device>> device = kind->make(spec, environment_);
+    if (!device.ok()) {
+      return Contradiction(absl::StrCat("the device ", spec.name, ": ", std::string(device.status().message())));
+    }
+    driver = *std::move(device);
+  }
+  shm::MutexLock lock(mutex_);
+  last_inode_ = std::max(last_inode_, number);
+  const Entry& entry = restored_[number] = Entry{std::move(spec), number, Recorded(std::move(driver), number)};
+  if (recorded.removed() || devices_.emplace(entry.spec.name, entry).second) return absl::OkStatus();
+  return Contradiction(absl::StrCat("two devices are called ", entry.spec.name));
+}
+
+absl::StatusOr<Devices::Found> Devices::FindRestored(std::uint64_t number) const {
+  shm::MutexLock lock(mutex_);
+  const auto found = restored_.find(number);
+  if (found == restored_.end()) return Contradiction(absl::StrCat("there is no device ", number));
+  return Found{InfoOf(found->second), found->second.device};
+}
+
+std::shared_ptr<Backing> Devices::Reopen(const record::File& recorded) const {
+  const absl::StatusOr<Found> found = FindRestored(recorded.of_device());
+  if (!found.ok()) return nullptr;
+  return std::make_shared<DeviceFile>(found->device, found->info.stat, static_cast<int>(recorded.open_flags()));
+}
+
+void Devices::EndRestoring() {
+  absl::btree_map<std::uint64_t, Entry> gone;  // go after the lock
+  shm::MutexLock lock(mutex_);
+  gone.swap(restored_);
 }
 
 absl::Status Devices::Remove(const std::string& name, const Credentials& who) {
@@ -104,6 +199,7 @@ absl::Status Devices::Remove(const std::string& name, const Credentials& who) {
   if (!who.privileged() && who.uid != owner) {
     return Refuse(EPERM, "D", absl::StrCat(name, " belongs to user ", owner, ", who alone may remove it"));
   }
+  if (absl::Status status = Record(found->second, /*removed=*/true); !status.ok()) return status;
   gone = std::move(found->second.device);
   devices_.erase(found);
   return absl::OkStatus();
@@ -114,6 +210,8 @@ void Devices::Withdraw(const std::string& name, const Device& device) {
   shm::MutexLock lock(mutex_);
   const auto found = devices_.find(name);
   if (found == devices_.end() || found->second.device.get() != &device) return;
+  // If that cannot be recorded, the name is there again after a restart, without a driver.
+  Record(found->second, /*removed=*/true).IgnoreError();
   gone = std::move(found->second.device);
   devices_.erase(found);
 }
@@ -140,13 +238,13 @@ absl::StatusOr<std::shared_ptr<Backing>> Devices::Open(const std::string& name, 
                                                 : kRead | kWrite;
   const absl::StatusOr<Entry> entry = Get(name, who, wanted);
   if (!entry.ok()) return entry.status();
-  return std::make_shared<DeviceFile>(entry->device, InfoOf(*entry).stat, entry->inode, flags);
+  return std::make_shared<DeviceFile>(entry->device, InfoOf(*entry).stat, flags);
 }
 
-absl::StatusOr<std::shared_ptr<Device>> Devices::Find(const std::string& name, const Credentials& who) const {
+absl::StatusOr<Devices::Found> Devices::Find(const std::string& name, const Credentials& who) const {
   const absl::StatusOr<Entry> entry = Get(name, who, kRead);
   if (!entry.ok()) return entry.status();
-  return entry->device;
+  return Found{InfoOf(*entry), entry->device};
 }
 
 DeviceInfo Devices::InfoOf(const Entry& entry) {

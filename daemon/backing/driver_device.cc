@@ -38,49 +38,86 @@ absl::Status Nonsense(const std::string& what) {
   return Refuse(EPROTO, "D12", absl::StrCat("the driver answered nonsense: ", what));
 }
 
+}  // namespace
+
 // The driver's memory, as the driver maps it.
-class MemoryFile final : public Backing {
+class DriverDevice::MemoryFileOf final : public Backing {
  public:
-  MemoryFile(std::shared_ptr<DeviceMemory> memory, const FileStat& stat) : memory_(std::move(memory)), stat_(stat) {
+  MemoryFileOf(std::shared_ptr<DriverDevice> device, const FileStat& stat) : device_(std::move(device)), stat_(stat) {
     id = {.device = kDriverMemoryDevice, .inode = stat_.inode};
     capabilities = nommu::kMapDirect | nommu::kReadMap | nommu::kWriteMap;
     readable = writable = true;
   }
-  absl::StatusOr<std::uint64_t> Size() const override { return memory_->bytes().size(); }
+  absl::StatusOr<std::uint64_t> Size() const override { return memory().bytes().size(); }
   absl::StatusOr<std::size_t> Read(std::uint64_t offset, std::span<std::byte> into) const override {
-    return memory_->Read(offset, into);
+    return memory().Read(offset, into);
   }
   std::string Path() const override { return absl::StrCat(stat_.name, " (driver)"); }
   absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(const nommu::MapRequest& request) const override {
-    return memory_->Hold(request.offset, request.length);
+    return memory().AddressOf(request.offset, request.length);
   }
-  void Close(nommu::PoolAddress start, std::uint64_t length) const override { memory_->Release(start, length); }
+  bool Restored(nommu::PoolAddress start, std::uint64_t length) const override {
+    return memory().Contains(start, length);
+  }
   absl::StatusOr<FileStat> Stat() const override { return stat_; }
+  record::File Record() const override {
+    record::File file;
+    file.set_kind(record::File::KIND_DRIVER_MEMORY);
+    file.set_of_device(stat_.inode);
+    return file;
+  }
 
  private:
-  const std::shared_ptr<DeviceMemory> memory_;
+  const DeviceMemory& memory() const { return *device_->memory_; }
+
+  const std::shared_ptr<DriverDevice> device_;
   const FileStat stat_;
 };
-
-}  // namespace
 
 absl::StatusOr<std::shared_ptr<DriverDevice>> DriverDevice::Make(const DriverSpec& spec,
                                                                  const DeviceEnvironment& environment,
                                                                  std::chrono::milliseconds deadline) {
   std::unique_ptr<DeviceMemory> memory;
   if (spec.memory > 0) {
-    absl::StatusOr<std::unique_ptr<DeviceMemory>> allocated = DeviceMemory::Allocate(spec.memory, environment);
+    absl::StatusOr<std::unique_ptr<DeviceMemory>> allocated =
+        DeviceMemory::Allocate(spec.memory, /*restored=*/std::nullopt, environment);
     if (!allocated.ok()) return allocated.status();
     memory = *std::move(allocated);
   }
   return std::shared_ptr<DriverDevice>(new DriverDevice(std::move(memory), spec, deadline));
 }
 
+absl::StatusOr<std::shared_ptr<DriverDevice>> DriverDevice::Restore(const record::Device& recorded,
+                                                                    const DeviceEnvironment& environment,
+                                                                    std::chrono::milliseconds deadline) {
+  const record::Driver& driver = recorded.driver();
+  std::unique_ptr<DeviceMemory> memory;
+  if (driver.memory() > 0) {
+    absl::StatusOr<std::unique_ptr<DeviceMemory>> restored =
+        DeviceMemory::Allocate(driver.memory(), shm::Run{recorded.first(), recorded.pages()}, environment);
+    if (!restored.ok()) return restored.status();
+    memory = *std::move(restored);
+  }
+  const DriverSpec spec{.name = recorded.name(),
+                        .block = driver.block(),
+                        .owner = {.uid = recorded.uid(), .gid = recorded.gid()},
+                        .mode = recorded.mode(),
+                        .capabilities = driver.capabilities(),
+                        .operations = {driver.get_unmapped_area(), driver.mmap(), driver.read()},
+                        .memory = driver.memory(),
+                        .size = driver.size(),
+                        .properties = {driver.properties().begin(), driver.properties().end()}};
+  std::shared_ptr<DriverDevice> device(new DriverDevice(std::move(memory), spec, deadline));
+  device->expected_until_ = std::chrono::steady_clock::now() + deadline;
+  return device;
+}
+
 DriverDevice::DriverDevice(std::unique_ptr<DeviceMemory> memory, const DriverSpec& spec,
                            std::chrono::milliseconds deadline)
     : memory_(std::move(memory)), deadline_(deadline), driver_{nullptr, spec} {}
 
-absl::Status DriverDevice::Connect(const DriverSpec& spec, std::shared_ptr<DriverChannel> channel) {
+absl::StatusOr<std::vector<DriverArea>> DriverDevice::Connect(const DriverSpec& spec,
+                                                              std::shared_ptr<DriverChannel> channel) {
   if (spec.memory != room()) {
     return Refuse(EINVAL, "D12",
                   absl::StrCat(spec.name, " has ", room(), " bytes of memory, which whoever takes it over keeps: ",
@@ -91,7 +128,10 @@ absl::Status DriverDevice::Connect(const DriverSpec& spec, std::shared_ptr<Drive
     return Refuse(EBUSY, "D12", absl::StrCat(spec.name, " has a driver: process ", driver_.spec.owner.pid));
   }
   driver_ = Driver{std::move(channel), spec};
-  return absl::OkStatus();
+  connected_.NotifyAll();
+  std::vector<DriverArea> areas;
+  for (const auto& [area, count] : areas_) areas.insert(areas.end(), count, area);
+  return areas;
 }
 
 void DriverDevice::Disconnect(const DriverChannel& channel) {
@@ -125,6 +165,7 @@ absl::StatusOr<DriverAnswer> DriverDevice::Ask(DriverCall call) const {
   Waiting waiting;
   shm::MutexLock lock(mutex_);
   const std::string& name = driver_.spec.name;
+  while (IsExpected()) connected_.WaitUntil(mutex_, expected_until_);
   if (driver_.channel == nullptr) return Gone(name);
   if (waiting_.size() >= kMaxDriverCalls) {
     return Refuse(EBUSY, "D12", absl::StrCat(waiting_.size(), " calls wait for the driver of ", name, " already"));
@@ -145,16 +186,13 @@ absl::StatusOr<DriverAnswer> DriverDevice::Ask(DriverCall call) const {
   return std::move(waiting.answer);
 }
 
-std::vector<DriverArea> DriverDevice::Areas() const {
-  std::vector<DriverArea> areas;
-  shm::MutexLock lock(mutex_);
-  for (const auto& [area, count] : areas_) areas.insert(areas.end(), count, area);
-  return areas;
+bool DriverDevice::IsExpected() const {
+  return driver_.channel == nullptr && std::chrono::steady_clock::now() < expected_until_;
 }
 
-std::shared_ptr<Backing> DriverDevice::MemoryFile(const FileStat& stat) {
-  if (memory_ == nullptr) return nullptr;
-  return std::make_shared<class MemoryFile>(memory_, stat);
+std::shared_ptr<Backing> DriverDevice::MemoryFile(std::shared_ptr<DriverDevice> device, const FileStat& stat) {
+  if (device->memory_ == nullptr) return nullptr;
+  return std::make_shared<MemoryFileOf>(std::move(device), stat);
 }
 
 nommu::File::Kind DriverDevice::file_kind() const {
@@ -172,7 +210,7 @@ nommu::Capabilities DriverDevice::capabilities() const {
 
 absl::Status DriverDevice::MayOpen(const Credentials&, unsigned) const {
   shm::MutexLock lock(mutex_);
-  if (driver_.channel != nullptr) return absl::OkStatus();
+  if (driver_.channel != nullptr || IsExpected()) return absl::OkStatus();
   return Refuse(ENXIO, "D12",
                 absl::StrCat("the driver of ", driver_.spec.name, " has gone: start it again to take its device over"));
 }
@@ -217,27 +255,43 @@ absl::StatusOr<nommu::PoolAddress> DriverDevice::GetUnmappedArea(const nommu::Ma
   call.operation = DriverCall::Operation::kMmap;
   call.memory_offset = area->memory_offset;
   if (const auto mapped = Ask(call); !mapped.ok()) return mapped.status();
-  const absl::StatusOr<nommu::PoolAddress> start = memory_->Hold(area->memory_offset, request.length);
+  const absl::StatusOr<nommu::PoolAddress> start = memory_->AddressOf(area->memory_offset, request.length);
   if (!start.ok()) return start.status();
   shm::MutexLock lock(mutex_);
   ++areas_[DriverArea(area->memory_offset, request.length)];
   return start;
 }
 
-void DriverDevice::Closed(nommu::PoolAddress start, std::uint64_t length) {
+void DriverDevice::Close(nommu::PoolAddress start, std::uint64_t length, bool last) {
+  const std::uint64_t offset = memory_->OffsetOf(start);
   shm::MutexLock lock(mutex_);
-  if (driver_.channel == nullptr) return;
-  driver_.channel->Send(
-      {.operation = DriverCall::Operation::kClose, .length = length, .memory_offset = memory_->OffsetOf(start)});
+  if (driver_.channel != nullptr) {
+    driver_.channel->Send({.operation = DriverCall::Operation::kClose, .length = length, .memory_offset = offset});
+  }
+  const auto area = areas_.find(DriverArea(offset, length));
+  if (last && area != areas_.end() && --area->second == 0) areas_.erase(area);
 }
 
-void DriverDevice::Close(nommu::PoolAddress start, std::uint64_t length) {
-  {
-    shm::MutexLock lock(mutex_);
-    const auto area = areas_.find(DriverArea(memory_->OffsetOf(start), length));
-    if (area != areas_.end() && --area->second == 0) areas_.erase(area);
-  }
-  memory_->Release(start, length);
+bool DriverDevice::Restored(nommu::PoolAddress start, std::uint64_t length) {
+  if (memory_ == nullptr || !memory_->Contains(start, length)) return false;
+  shm::MutexLock lock(mutex_);
+  ++areas_[DriverArea(memory_->OffsetOf(start), length)];
+  return true;
+}
+
+void DriverDevice::Record(record::Device& to) const {
+  if (memory_ != nullptr) memory_->Record(to);
+  shm::MutexLock lock(mutex_);
+  const DriverSpec& spec = driver_.spec;
+  record::Driver& driver = *to.mutable_driver();
+  driver.set_block(spec.block);
+  driver.set_capabilities(spec.capabilities);
+  driver.set_get_unmapped_area(spec.operations.get_unmapped_area);
+  driver.set_mmap(spec.operations.mmap);
+  driver.set_read(spec.operations.read);
+  driver.set_memory(spec.memory);
+  driver.set_size(spec.size);
+  driver.mutable_properties()->insert(spec.properties.begin(), spec.properties.end());
 }
 
 std::map<std::string, std::string> DriverDevice::Properties() const {

@@ -78,20 +78,24 @@ class DriverDevice final : public Device {
   static absl::StatusOr<std::shared_ptr<DriverDevice>> Make(const DriverSpec& spec,
                                                             const DeviceEnvironment& environment,
                                                             std::chrono::milliseconds deadline);
+  // One that was recorded, without its driver, which is expected to register again: for as long as a deadline, calls
+  // wait for it. EINVAL: the record contradicts itself.
+  static absl::StatusOr<std::shared_ptr<DriverDevice>> Restore(const record::Device& recorded,
+                                                               const DeviceEnvironment& environment,
+                                                               std::chrono::milliseconds deadline);
 
   // The process behind the channel is the driver from now on, with what `spec` says of operations, capabilities, size
-  // and properties. EBUSY if it has a driver; EINVAL if the memory is to be of another size.
-  absl::Status Connect(const DriverSpec& spec, std::shared_ptr<DriverChannel> channel);
+  // and properties. What is mapped already; whatever goes from then on is told by the channel. EBUSY if it has a
+  // driver; EINVAL if the memory is to be of another size.
+  absl::StatusOr<std::vector<DriverArea>> Connect(const DriverSpec& spec, std::shared_ptr<DriverChannel> channel);
   // The process behind the channel is not the driver any more: calls that wait for it fail with EIO.
   void Disconnect(const DriverChannel& channel);
   // EPROTO if nothing with this number was ever asked; answers that come too late are ignored.
   absl::Status Answer(std::uint64_t id, DriverAnswer answer);
 
-  // What is mapped now, for a driver that takes the device over.
-  std::vector<DriverArea> Areas() const;
   // The driver's memory as a file of its own, so that mapping it is neither asked of the driver nor shared with its
-  // device's mappings; null if it has none.
-  std::shared_ptr<Backing> MemoryFile(const FileStat& stat);
+  // device's mappings; null if it has none. It keeps the device, of which `stat` speaks.
+  static std::shared_ptr<Backing> MemoryFile(std::shared_ptr<DriverDevice> device, const FileStat& stat);
 
   nommu::File::Kind file_kind() const override;
   nommu::Capabilities capabilities() const override;
@@ -101,8 +105,9 @@ class DriverDevice final : public Device {
   // Refusals: those of the driver; ETIMEDOUT, EIO (it has gone), EPROTO (it answered nonsense), EBUSY (too many calls).
   absl::StatusOr<std::size_t> Read(std::uint64_t offset, std::span<std::byte> into) const override;
   absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(const nommu::MapRequest& request) override;
-  void Close(nommu::PoolAddress start, std::uint64_t length) override;
-  void Closed(nommu::PoolAddress start, std::uint64_t length) override;
+  void Close(nommu::PoolAddress start, std::uint64_t length, bool last) override;
+  bool Restored(nommu::PoolAddress start, std::uint64_t length) override;
+  void Record(record::Device& to) const override;
   std::map<std::string, std::string> Properties() const override;
 
  private:
@@ -117,13 +122,18 @@ class DriverDevice final : public Device {
     DriverSpec spec;
   };
 
+  class MemoryFileOf;
+
   DriverDevice(std::unique_ptr<DeviceMemory> memory, const DriverSpec& spec, std::chrono::milliseconds deadline);
   absl::StatusOr<DriverAnswer> Ask(DriverCall call) const;
+  bool IsExpected() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::uint64_t room() const { return memory_ == nullptr ? 0 : memory_->bytes().size(); }
 
-  const std::shared_ptr<DeviceMemory> memory_;  // null: none
+  const std::unique_ptr<DeviceMemory> memory_;  // null: none
   const std::chrono::milliseconds deadline_;
+  std::chrono::steady_clock::time_point expected_until_;  // set before anybody else has it
   mutable shm::Mutex mutex_;
+  mutable shm::CondVar connected_;
   Driver driver_ ABSL_GUARDED_BY(mutex_);
   mutable std::uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
   mutable std::map<std::uint64_t, Waiting*> waiting_ ABSL_GUARDED_BY(mutex_);

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "daemon/nommu/refusal.h"
+#include "daemon/records.h"
 
 namespace mapbroker::backing {
 
@@ -20,17 +21,37 @@ absl::StatusOr<Drivers::Registered> Drivers::Register(const DriverSpec& spec, st
       return Refuse(EPERM, "D12",
                     absl::StrCat(spec.name, " belongs to user ", standing->info.stat.uid, ", who alone may drive it"));
     }
-    if (absl::Status status = device->Connect(spec, std::move(channel)); !status.ok()) return status;
-    return Registered{device, device->MemoryFile(standing->info.stat)};
+    const DriverChannel& driver = *channel;
+    absl::StatusOr<std::vector<DriverArea>> areas = device->Connect(spec, std::move(channel));
+    if (!areas.ok()) return areas.status();
+    if (absl::Status status = devices_.Update(spec.name); !status.ok()) {
+      device->Disconnect(driver);
+      return status;
+    }
+    return Registered{device, DriverDevice::MemoryFile(device, standing->info.stat), *std::move(areas)};
   }
   absl::StatusOr<std::shared_ptr<DriverDevice>> device = DriverDevice::Make(spec, environment_, deadline_);
   if (!device.ok()) return device.status();
-  if (absl::Status status = (*device)->Connect(spec, std::move(channel)); !status.ok()) return status;
-  const absl::StatusOr<FileStat> stat = devices_.Add(
-      {.name = spec.name, .kind = "driver", .options = {}, .owner = spec.owner, .mode = spec.mode, .contents = nullptr},
-      *device);
-  if (!stat.ok()) return stat.status();
-  return Registered{*device, (*device)->MemoryFile(*stat)};
+  if (const auto connected = (*device)->Connect(spec, std::move(channel)); !connected.ok()) return connected.status();
+  const absl::StatusOr<Devices::Found> added = devices_.Add(
+      {.name = spec.name, .kind = "driver", .options = {}, .owner = spec.owner, .mode = spec.mode}, *device);
+  if (!added.ok()) return added.status();
+  auto driven = std::static_pointer_cast<DriverDevice>(added->device);
+  return Registered{driven, DriverDevice::MemoryFile(driven, added->info.stat), {}};
+}
+
+absl::Status Drivers::Restore(std::uint64_t number, const record::Device& recorded) {
+  absl::StatusOr<std::shared_ptr<DriverDevice>> device = DriverDevice::Restore(recorded, environment_, deadline_);
+  if (!device.ok()) {
+    return Contradiction(absl::StrCat("the device ", recorded.name(), ": ", std::string(device.status().message())));
+  }
+  return devices_.Restore(number, recorded, *std::move(device));
+}
+
+std::shared_ptr<Backing> Drivers::Reopen(const record::File& recorded) const {
+  const absl::StatusOr<Devices::Found> found = devices_.FindRestored(recorded.of_device());
+  auto device = found.ok() ? std::dynamic_pointer_cast<DriverDevice>(found->device) : nullptr;
+  return device == nullptr ? nullptr : DriverDevice::MemoryFile(std::move(device), found->info.stat);
 }
 
 void Drivers::Unregister(const DriverDevice& device, const std::string& name) { devices_.Withdraw(name, device); }

@@ -72,15 +72,22 @@ class Flash final : public Device {
       return Refuse(EACCES, "S11", "this kernel's flash driver maps no private memory directly: map it MAP_SHARED");
     }
     shm::MutexLock lock(mutex_);
-    const auto start = memory_->Hold(request.offset, request.length);
+    const auto start = memory_->AddressOf(request.offset, request.length);
     if (start.ok()) windows_ += std::pair(WindowOf(memory_->OffsetOf(*start), request.length), 1u);
     return start;
   }
-  void Close(nommu::PoolAddress start, std::uint64_t length) override {
+  bool Restored(nommu::PoolAddress start, std::uint64_t length) override {
+    if (!memory_->Contains(start, length)) return false;
+    shm::MutexLock lock(mutex_);
+    windows_ += std::pair(WindowOf(memory_->OffsetOf(start), length), 1u);
+    return true;
+  }
+  void Close(nommu::PoolAddress start, std::uint64_t length, bool last) override {
+    if (!last) return;
     shm::MutexLock lock(mutex_);
     windows_ -= std::pair(WindowOf(memory_->OffsetOf(start), length), 1u);
-    memory_->Release(start, length);
   }
+  void Record(record::Device& to) const override { memory_->Record(to); }
 
   std::map<std::string, std::string> Properties() const override {
     const char* const chip = chip_ == Chip::kRam ? "ram" : chip_ == Chip::kRom ? "rom" : "nor";
@@ -125,11 +132,8 @@ absl::StatusOr<std::shared_ptr<Device>> Make(const DeviceSpec& spec, const Devic
   const auto map = options.Choice("map", {"direct", "copy"}, "direct");
   if (!map.ok()) return map.status();
   if (absl::Status status = options.Finish(); !status.ok()) return status;
-  auto memory = DeviceMemory::Allocate(*size, environment);
+  auto memory = DeviceMemory::Make(*size, spec, environment, *chip == "ram" ? std::byte{0} : kErased);
   if (!memory.ok()) return memory.status();
-  const std::span<std::byte> bytes = (*memory)->bytes();
-  std::fill(bytes.begin(), bytes.end(), *chip == "ram" ? std::byte{0} : kErased);
-  if (absl::Status status = spec.ReadContents(bytes); !status.ok()) return status;
   return std::make_shared<Flash>(*std::move(memory),
                                  *chip == "ram"   ? Chip::kRam
                                  : *chip == "rom" ? Chip::kRom

@@ -34,7 +34,7 @@ absl::StatusOr<std::shared_ptr<Device>> Make(const DeviceSpec& spec, const Devic
   const auto stride = options.Number("stride", row, row + 65536, row);
   if (!stride.ok()) return stride.status();
   if (absl::Status status = options.Finish(); !status.ok()) return status;
-  auto memory = DeviceMemory::Allocate(*stride * *height, environment);
+  auto memory = DeviceMemory::Make(*stride * *height, spec, environment);
   if (!memory.ok()) return memory.status();
   return std::make_shared<Framebuffer>(*std::move(memory),
                                        std::map<std::string, std::string>{{"width", absl::StrCat(*width)},

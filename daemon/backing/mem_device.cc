@@ -33,6 +33,7 @@ class MemDevice final : public Device {
     if (request.offset < pool_.size() && request.length <= pool_.size() - request.offset) return request.offset;
     return nommu::Refuse(EINVAL, "D11", absl::StrCat("the pool has only ", pool_.size(), " bytes"));
   }
+  bool Restored(nommu::PoolAddress, std::uint64_t) override { return true; }
 
  private:
   const std::span<std::byte> pool_;

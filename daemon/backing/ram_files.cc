@@ -104,10 +104,6 @@ void RamNode::RestoreSize(std::uint64_t size, bool unlinked) {
   unlinked_ = unlinked;
 }
 
-void RamNode::RestoreHold(nommu::PoolAddress start, std::uint64_t length) const {
-  files_.held_.Hold(shm::Run{start / kPageSize, length / kPageSize});
-}
-
 std::string RamNode::Name() const {
   shm::MutexLock lock(mutex_);
   return unlinked_ ? name_ + " (deleted)" : name_;
@@ -334,6 +330,10 @@ absl::StatusOr<nommu::PoolAddress> RamNode::Hold(std::uint64_t first, std::uint6
 
 void RamNode::Release(nommu::PoolAddress start, std::uint64_t length) const {
   files_.held_.Drop(shm::Run{start / kPageSize, length / kPageSize});
+}
+
+void RamNode::HoldAgain(nommu::PoolAddress start, std::uint64_t length) const {
+  files_.held_.Hold(shm::Run{start / kPageSize, length / kPageSize});
 }
 
 RamFile::RamFile(std::shared_ptr<RamNode> node, int open_flags)

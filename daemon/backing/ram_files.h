@@ -61,8 +61,6 @@ class RamNode {
   // Makes again what was recorded, of a file that has nothing yet; the pages are held from now on.
   void RestorePiece(std::uint64_t first, shm::Run run);
   void RestoreSize(std::uint64_t size, bool unlinked);
-  // What was recorded of a direct mapping.
-  void RestoreHold(nommu::PoolAddress start, std::uint64_t length) const;
 
   // F5: gives back the pages past the new size and zeroes the rest of the last. Whoever holds pages keeps them.
   void Shrink(std::uint64_t size);
@@ -70,6 +68,8 @@ class RamNode {
   // F1, F3: where `pages` pages from `first` lie if they are there and contiguous; they are held until Release.
   absl::StatusOr<nommu::PoolAddress> Hold(std::uint64_t first, std::uint64_t pages) const;
   void Release(nommu::PoolAddress start, std::uint64_t length) const;
+  // What was held in a daemon before is held again.
+  void HoldAgain(nommu::PoolAddress start, std::uint64_t length) const;
 
  private:
   // File page to (pool page - file page): what is contiguous in both is one entry.
@@ -108,12 +108,18 @@ class RamFile : public Backing {
   RamFile(std::shared_ptr<RamNode> node, int open_flags);
 
   RamNode& node() const { return *node_; }
+  bool Restored(nommu::PoolAddress start, std::uint64_t length) const override {
+    node_->HoldAgain(start, length);
+    return true;
+  }
 
   absl::StatusOr<std::uint64_t> Size() const override { return node_->Size(); }
   absl::StatusOr<std::size_t> Read(std::uint64_t offset, std::span<std::byte> into) const override;
   std::string Path() const override { return node_->Name(); }
   absl::StatusOr<nommu::PoolAddress> GetUnmappedArea(const nommu::MapRequest& request) const override;
-  void Close(nommu::PoolAddress start, std::uint64_t length) const override { node_->Release(start, length); }
+  void Close(nommu::PoolAddress start, std::uint64_t length, bool last) const override {
+    if (last) node_->Release(start, length);
+  }
   absl::Status Write(std::uint64_t offset, std::span<const std::byte> from) const override {
     return node_->Write(offset, append_, from);
   }

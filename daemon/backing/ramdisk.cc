@@ -26,9 +26,8 @@ absl::StatusOr<std::shared_ptr<Device>> Make(const DeviceSpec& spec, const Devic
   const auto map = options.Choice("map", {"direct", "copy"}, "direct");
   if (!map.ok()) return map.status();
   if (absl::Status status = options.Finish(); !status.ok()) return status;
-  auto memory = DeviceMemory::Allocate(*size, environment);
+  auto memory = DeviceMemory::Make(*size, spec, environment);
   if (!memory.ok()) return memory.status();
-  if (absl::Status status = spec.ReadContents((*memory)->bytes()); !status.ok()) return status;
   return std::make_shared<Ramdisk>(*std::move(memory), *map == "direct");
 }
 

@@ -4,12 +4,12 @@
 #include <memory>
 
 #include "daemon/backing/backing.h"
+#include "daemon/backing/device.h"
 #include "daemon/record.pb.h"
-#include "shm_backend/held_pages.h"
 
 namespace mapbroker::backing {
 
-// `pages` holds what of a device's memory is mapped; it outlives the file.
-std::shared_ptr<Backing> Remember(const record::File& file, shm::HeldPages& pages);
+// `device`: whose memory is mapped by it; null: nobody's.
+std::shared_ptr<Backing> Remember(const record::File& file, std::shared_ptr<Device> device = nullptr);
 
 }  // namespace mapbroker::backing

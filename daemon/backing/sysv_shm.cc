@@ -50,9 +50,9 @@ class SysvShm::File final : public RamFile {
   File(SysvShm& table, int id, std::shared_ptr<RamNode> node, int open_flags)
       : RamFile(std::move(node), open_flags), table_(table), id_(id) {}
 
-  void Close(nommu::PoolAddress start, std::uint64_t length) const override {
-    RamFile::Close(start, length);
-    table_.LastDetach(id_);
+  void Close(nommu::PoolAddress start, std::uint64_t length, bool last) const override {
+    RamFile::Close(start, length, last);
+    if (last) table_.LastDetach(id_);
   }
 
   record::File Record() const override {

@@ -183,7 +183,7 @@ class Stream final : public Reactor {
       if (!fd.ok()) return fd.status();
       answer.mutable_registered()->set_fd(*fd);
     }
-    for (const auto& [offset, length] : registered_.device->Areas()) {
+    for (const auto& [offset, length] : registered_.areas) {
       v1::DriverArea& area = *answer.mutable_registered()->add_areas();
       area.set_memory_offset(offset);
       area.set_length(length);

@@ -227,8 +227,7 @@ TEST_F(DeviceTest, ARamChipIsMappedWritableAndARomCannotBeOpenedForWriting) {
 }
 
 TEST_F(DeviceTest, TheExampleOfAKindDoesWhatItsPageSays) {
-  shm::HeldPages held(pages_);
-  const backing::DeviceEnvironment environment{nommu::kClassic, pages_, memory_, held};
+  const backing::DeviceEnvironment environment{nommu::kClassic, pages_, memory_};
   backing::DeviceSpec spec;
   spec.kind = "ramp";
   EXPECT_EQ(ErrnoOf(backing::kRampDevice.make(spec, environment).status()), EINVAL);

@@ -155,7 +155,7 @@ TEST_F(RamFilesTest, HeldPagesOutliveTheirFile) {
   file->node().Shrink(0);
   EXPECT_EQ(FreePages(), kPages - 2);
   EXPECT_EQ(memory_[*address + kPage], std::byte{'x'});
-  file->Close(*address, 2 * kPage);
+  file->Close(*address, 2 * kPage, true);
   EXPECT_EQ(FreePages(), kPages);
 }
 
