@@ -54,6 +54,7 @@ class DaemonUnderTest {
   ~DaemonUnderTest() { std::filesystem::remove_all(dir_); }
 
   const std::string& dir() const { return dir_; }
+  pid_t pid() const { return daemon_.pid(); }
 
   // Waits until the daemon serves.
   Client Connect() const {

@@ -1,4 +1,5 @@
-// The decision and bookkeeping of a shared Mmap inside the daemon, and the memory of a mapping, as mappings grow.
+// The decision, bookkeeping and record of a shared Mmap inside the daemon, and the memory of a mapping, as mappings
+// grow.
 #include <fcntl.h>
 #include <malloc.h>
 #include <sys/mman.h>
@@ -6,6 +7,7 @@
 #include <chrono>
 #include <cstdlib>
 
+#include "bench/ledger_on_tmpfs.h"
 #include "bench/report.h"
 #include "daemon/broker.h"
 
@@ -22,14 +24,17 @@ constexpr int kSamples = 20'000;
 
 class Bench {
  public:
-  Bench()
+  // `ledger`: null for none.
+  explicit Bench(shm::Ledger* ledger)
       : pool_(Reserve()),
         pages_(pool_, /*prefault=*/false),
-        broker_(nommu::kClassic, pages_, pool_),
+        broker_(nommu::kClassic, pages_, pool_, {}, ledger),
         session_(1, {.pid = 1}, false, broker_.OpenSpace(1)),
         fd_(*session_.AddFile(shm::UniqueFd(open("/proc/self/exe", O_RDONLY | O_CLOEXEC)))) {
+    broker_.StartRecording();
     Map(Shared());  // the one that is shared from now on
   }
+  ~Bench() { munmap(pool_.data(), pool_.size()); }
 
   // Microseconds of one Mmap of the shared range, p50.
   double SharedMmap() {
@@ -38,7 +43,8 @@ class Bench {
       const auto start = std::chrono::steady_clock::now();
       const nommu::Grant grant = Map(Shared());
       times.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
-      if (const absl::Status status = broker_.Munmap(session_, grant.address, grant.length); !status.ok()) Die(status);
+      const absl::Status status = broker_.Munmap(session_, grant.address, grant.length, NextRequest());
+      if (!status.ok()) Die(status);
     }
     return Median(times);
   }
@@ -58,8 +64,13 @@ class Bench {
     return {static_cast<std::byte*>(memory), size};
   }
   static nommu::MapRequest Shared() { return {.length = 1 << 16, .prot = PROT_READ, .flags = MAP_PRIVATE}; }
+  // As a client numbers its calls, of which one runs at a time.
+  session::RequestId NextRequest() {
+    ++request_;
+    return {.id = request_, .done = request_};
+  }
   nommu::Grant Map(const nommu::MapRequest& request) {
-    const absl::StatusOr<nommu::Grant> grant = broker_.Mmap(session_, request, fd_);
+    const absl::StatusOr<nommu::Grant> grant = broker_.Mmap(session_, request, fd_, NextRequest());
     if (!grant.ok()) Die(grant.status());
     return *grant;
   }
@@ -70,10 +81,11 @@ class Bench {
   session::Session session_;
   const int fd_;
   std::uint64_t live_ = 1;
+  std::uint64_t request_ = 0;
 };
 
-void Run() {
-  Bench bench;
+void WithoutLedger() {
+  Bench bench(nullptr);
   bench.GrowTo(1000);
   const double at_1000 = bench.SharedMmap();
   const std::size_t heap_before = mallinfo2().uordblks + mallinfo2().hblkhd;
@@ -86,7 +98,21 @@ void Run() {
          static_cast<double>(heap) / static_cast<double>(kMost - 1000), kKernelBytes, "bytes");
 }
 
+void WithLedger() {
+  const LedgerOnTmpfs ledger;
+  Bench recorded(ledger.get()), bare(nullptr);
+  recorded.GrowTo(1000);
+  bare.GrowTo(1000);
+  const double at_1000 = recorded.SharedMmap();
+  Report("decision + ledger, p50, against the decision alone", at_1000, bare.SharedMmap(), "us");
+  recorded.GrowTo(kMost);
+  Report("decision + ledger, p50, 1,000,000 live against 1,000", recorded.SharedMmap(), at_1000, "us");
+}
+
 }  // namespace
 }  // namespace mapbroker::bench
 
-int main() { mapbroker::bench::Run(); }
+int main() {
+  mapbroker::bench::WithoutLedger();
+  mapbroker::bench::WithLedger();
+}

@@ -11,12 +11,14 @@
 
 namespace mapbroker::bench {
 
-// The middle of the samples. REQUIRES: there is one.
-inline double Median(std::vector<double> samples) {
-  const auto middle = samples.begin() + static_cast<std::ptrdiff_t>(samples.size() / 2);
-  std::nth_element(samples.begin(), middle, samples.end());
-  return *middle;
+// The sample below which a part (0 to 1) of them lies. REQUIRES: there is one.
+inline double Quantile(std::vector<double> samples, double part) {
+  const auto at = samples.begin() + static_cast<std::ptrdiff_t>(part * static_cast<double>(samples.size() - 1));
+  std::nth_element(samples.begin(), at, samples.end());
+  return *at;
 }
+
+inline double Median(const std::vector<double>& samples) { return Quantile(samples, 0.5); }
 
 // Prints the row; appends it as one JSON object a line to the file that MAPBROKER_BENCH_JSON names.
 inline void Report(const std::string& name, double ours, double baseline, const std::string& unit) {

@@ -164,13 +164,12 @@ int Serve(const Config& config) {
                config.profile->name);
   sd_notify(0, "READY=1");
   const int status = sd_event_loop(loop.get());
-  if (config.keep_state) {
-    state->Leave();
-  } else {
-    handoff_server.SayFarewell();
-  }
   sd_notify(0, "STOPPING=1");
   spdlog::info("mapbrokerd stops");
+  // For the next daemon this is as a crash, since a call that is answered while things are taken down could not be
+  // recorded any more; and clients wait no longer than they must.
+  if (config.keep_state) std::_Exit(kStopped);
+  handoff_server.SayFarewell();
   return status < 0 ? kFailed : kStopped;
 }
 

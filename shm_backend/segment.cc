@@ -215,7 +215,12 @@ absl::Status Segment::MakeNamedFile(const SegmentSpec& spec, const std::string& 
 }
 
 absl::Status Segment::CommitAndMap(const SegmentSpec& spec) {
-  if (fallocate(fd_.get(), 0, 0, static_cast<off_t>(spec.size)) != 0) {
+  // What a daemon before has committed is not gone through page by page again.
+  struct stat now {};
+  fstat(fd_.get(), &now);
+  constexpr std::uint64_t kBlock = 512;  // stat(2)
+  const bool committed = static_cast<std::uint64_t>(now.st_blocks) * kBlock >= spec.size;
+  if (!committed && fallocate(fd_.get(), 0, 0, static_cast<off_t>(spec.size)) != 0) {
     if (errno == ENOSPC || errno == ENOMEM) {
       return absl::ResourceExhaustedError(absl::StrCat(
           "a pool of ", spec.size, " bytes was asked for, but the memory is not there: ", std::strerror(errno)));
