@@ -261,9 +261,10 @@ TEST_F(Restart, ADaemonThatDoesNotComeBackIsToldOfInTime) {
   EXPECT_EQ(ErrnoOf(client.Statistics().status()), ESRCH);
 }
 
-// Threads of one client map, check and unmap while the daemon is killed again and again.
+// Threads of one client map, check and unmap while the daemon is killed, and stopped for a restart, again and again.
 TEST_F(Restart, CallsUnderWayAreCarriedOutOnce) {
-  Start();
+  const std::vector<std::string> options{"--keep-state"};
+  Start(options);
   Client client =
       Connect(*daemon_, {.reconnect_timeout = std::chrono::duration_cast<std::chrono::milliseconds>(kDeadline)});
   std::atomic<bool> done = false;
@@ -297,7 +298,12 @@ TEST_F(Restart, CallsUnderWayAreCarriedOutOnce) {
   std::minstd_rand random(1);
   for (int kill = 0; kill < 10; ++kill) {
     for (std::uint64_t calls = random() % 200; calls > 0; --calls) ASSERT_TRUE(observer.Statistics().ok());
-    KillAndStart();
+    if (kill % 2 == 0) {
+      daemon_->Kill();
+    } else {
+      daemon_->StopKeeping();
+    }
+    Start(options);
   }
   done = true;
   for (std::thread& thread : threads) thread.join();

@@ -70,7 +70,8 @@ struct DriverOperations {
 // A failure with an errno, 1 to 4095, and a sentence for the caller.
 MAPBROKER_EXPORT absl::Status DriverError(int error, const std::string& sentence = "");
 
-// A registered device. Move-only. Thread-safe, but not to be destroyed by one of its own operations. It keeps its
+// A registered device. When the daemon is restarted it registers with the next by itself, within reconnect_timeout:
+// memory and mappings stand, and `close` is called for what went meanwhile. Move-only. Thread-safe, but not to be destroyed by one of its own operations. It keeps its
 // client's session open.
 class MAPBROKER_EXPORT Driver {
  public:
@@ -87,8 +88,8 @@ class MAPBROKER_EXPORT Driver {
   std::span<std::byte> memory() const;
   // What was mapped already when the device was taken over.
   const std::vector<DriverArea>& areas() const;
-  // Blocks until the daemon ends the connection, and says why: EPROTO, ECONNRESET (the daemon has gone or has cut it
-  // off). OK once Unregister was called.
+  // Blocks until there is no way to go on, and says why: EPROTO, ECONNRESET (the daemon was stopped, or did not come
+  // back), and what Register may say. OK once Unregister was called.
   absl::Status Wait();
   // The device goes, and no operation is called any more; who has it open or mapped keeps the memory.
   void Unregister();

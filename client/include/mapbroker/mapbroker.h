@@ -141,7 +141,8 @@ MAPBROKER_EXPORT mb_driver* mb_driver_register(mb_session* session, const struct
                                                const struct mb_driver_operations* operations, void* context);
 // The device's memory, writable; NULL if it has none.
 MAPBROKER_EXPORT void* mb_driver_memory(mb_driver* driver);
-// Blocks until the daemon ends the connection: 0 after mb_driver_unregister, -1 with errno otherwise.
+// Blocks until there is no way to go on; a restart of the daemon is none, since the driver registers again by itself: 0
+// after mb_driver_unregister, -1 with errno otherwise.
 MAPBROKER_EXPORT int mb_driver_wait(mb_driver* driver);
 // The device goes; who has it open or mapped keeps the memory. Before mb_disconnect. NULL is ignored.
 MAPBROKER_EXPORT void mb_driver_unregister(mb_driver* driver);
