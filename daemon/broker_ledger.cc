@@ -12,6 +12,7 @@
 #include "daemon/broker.h"
 #include "daemon/nommu/refusal.h"
 #include "daemon/records.h"
+#include "shm_backend/failure_point.h"
 
 namespace mapbroker {
 namespace {
@@ -108,7 +109,9 @@ absl::StatusOr<record::Result> Broker::Once(session::Session& caller, const sess
     if (!recorded.ok()) return CannotRecord("whether the call was carried out before is not known, and it");
     if (*recorded) return ParseRecord<record::Result>(**recorded);
   }
-  return carry_out();
+  absl::StatusOr<record::Result> result = carry_out();
+  shm::FailAt(shm::Point::kAnswer);
+  return result;
 }
 
 void Broker::NoteResult(session::Session& caller, const session::RequestId& id, const record::Result& result) {
@@ -167,6 +170,7 @@ void Broker::MoveFiles(session::Session& from, session::Session& to) {
 }
 
 absl::Status Broker::RestoreFiles() {
+  shm::FailAt(shm::Point::kRestoreFiles);
   absl::Status status = ledger_->ForEach(kRamNodes, [&](std::string_view key, std::string_view value) -> absl::Status {
     const auto recorded = ParseRecord<record::RamNode>(value);
     const std::vector<std::uint64_t> numbers = shm::LedgerNumbers(key);
@@ -261,6 +265,7 @@ absl::Status Broker::RestoreRegion(std::uint64_t id, const record::Region& recor
 }
 
 absl::Status Broker::RestoreMappings() {
+  shm::FailAt(shm::Point::kRestoreMappings);
   std::vector<nommu::Freed> unused;
   {
     shm::MutexLock lock(mutex_);

@@ -11,6 +11,7 @@
 #include "daemon/backing/host_file.h"
 #include "daemon/nommu/refusal.h"
 #include "daemon/size.h"
+#include "shm_backend/failure_point.h"
 
 namespace mapbroker {
 namespace {
@@ -113,6 +114,7 @@ absl::Status MakeRamFile(Values values, Broker& broker, bool restored) {
 absl::Status MakeDeclared(const Config& config, Broker& broker, bool restored) {
   for (const Config::Declared& declared : config.declared) {
     using What = Config::Declared::What;
+    if (const int error = shm::FailAt(shm::Point::kDeclare)) return Refuse(error, "", declared.where);
     const absl::Status status = declared.what == What::kDevice  ? MakeDevice(declared.values, broker)
                                 : declared.what == What::kMount ? MakeMount(declared.values, broker)
                                                                 : MakeRamFile(declared.values, broker, restored);

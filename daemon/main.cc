@@ -29,6 +29,7 @@
 #include "daemon/state.h"
 #include "daemon/version.h"
 #include "proto/handoff_packet.h"
+#include "shm_backend/failure_point.h"
 #include "shm_backend/page_pool.h"
 #include "shm_backend/segment.h"
 #include "spdlog/sinks/stdout_sinks.h"
@@ -142,6 +143,7 @@ int Serve(const Config& config) {
        .leave_space = [&](nommu::SpaceId space, pid_t pid) { return broker.LeaveSpace(space, pid); }});
   absl::Status made;
   if (state->restored()) made = Restore(state->ledger(), broker, sessions, handoff_server);
+  shm::FailAt(shm::Point::kRestored);
   broker.StartRecording();
   if (made.ok()) {
     handoff_server.EndDead();

@@ -14,6 +14,7 @@
 #include "daemon/process.h"
 #include "daemon/record.pb.h"
 #include "daemon/records.h"
+#include "shm_backend/failure_point.h"
 
 namespace mapbroker {
 namespace {
@@ -168,6 +169,7 @@ void State::Leave() {
 State::~State() {
   if (left_ || path_.empty()) return;
   ledger_.reset();
+  shm::FailAt(shm::Point::kGiveUp);
   shm::Ledger::Remove(path_);
 }
 

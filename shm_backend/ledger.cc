@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "shm_backend/failure_point.h"
 
 namespace mapbroker::shm {
 namespace {
@@ -58,6 +59,9 @@ struct Aborter {
 using Transaction = std::unique_ptr<MDB_txn, Aborter>;
 
 absl::StatusOr<Transaction> Begin(MDB_env* environment, unsigned flags) {
+  if (const int error = FailAt((flags & MDB_RDONLY) == 0 ? Point::kLedgerBegin : Point::kLedgerRead)) {
+    return Failed("begin", error);
+  }
   MDB_txn* transaction = nullptr;
   if (const int error = mdb_txn_begin(environment, nullptr, flags, &transaction)) return Failed("begin", error);
   return Transaction(transaction);
@@ -130,6 +134,7 @@ Ledger::Ledger() : environment_(std::make_unique<Environment>()) {}
 
 absl::StatusOr<std::unique_ptr<Ledger>> Ledger::Open(const std::string& path, unsigned tables) {
   std::unique_ptr<Ledger> ledger(new Ledger);
+  if (const int error = FailAt(Point::kLedgerOpen)) return Failed(path.c_str(), error);
   MDB_env*& env = ledger->environment_->env;
   if (const int error = mdb_env_create(&env)) return Failed("create", error);
   mdb_env_set_mapsize(env, kMaxSize);
@@ -206,6 +211,7 @@ void Ledger::Seal() {
 // Into the log, with what was deferred before; a full log is made room in first. Takes the changes if it succeeds.
 absl::Status Ledger::Append(std::vector<Change>& changes) {
   if (changes.empty()) return absl::OkStatus();
+  if (const int error = FailAt(Point::kLogAppend)) return Failed("append", error);
   for (;;) {
     {
       MutexLock lock(mutex_);
@@ -223,6 +229,7 @@ absl::Status Ledger::Append(std::vector<Change>& changes) {
         }
         deferred_.clear();
         if (idle) changed_.NotifyAll();
+        FailAt(Point::kLogAppended);
         return absl::OkStatus();
       }
     }
@@ -244,6 +251,7 @@ absl::Status Ledger::Drain() const {
     if (other_half_is_clear_) log_->Turn();
     other_half_is_clear_ = false;
   }
+  FailAt(Point::kLogTurned);
   const absl::Status status = Write(changes, last);
   MutexLock lock(mutex_);
   if (status.ok()) {
@@ -261,6 +269,7 @@ absl::Status Ledger::Drain() const {
 absl::Status Ledger::Write(std::span<const Change> changes, std::uint64_t last) const {
   absl::StatusOr<Transaction> transaction = Begin(environment_->env, 0);
   if (!transaction.ok()) return transaction.status();
+  if (const int error = FailAt(Point::kLedgerPut)) return Failed("write", error);
   const auto put = [&](MDB_dbi table, std::string_view of_key, std::string_view of_value) {
     MDB_val key = ValueOf(of_key), value = ValueOf(of_value);
     return mdb_put(transaction->get(), table, &key, &value, 0);
@@ -280,7 +289,9 @@ absl::Status Ledger::Write(std::span<const Change> changes, std::uint64_t last) 
     if (error != 0) return Failed("write", error);
   }
   if (const int error = put(environment_->tables.back(), kLastKey, LedgerKey({last}))) return Failed("write", error);
+  if (const int error = FailAt(Point::kLedgerCommit)) return Failed("commit", error);
   if (const int error = mdb_txn_commit(transaction->release())) return Failed("commit", error);
+  FailAt(Point::kLedgerCommitted);
   return absl::OkStatus();
 }
 

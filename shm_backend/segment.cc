@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "shm_backend/available_memory.h"
 #include "shm_backend/descriptor_memory.h"
+#include "shm_backend/failure_point.h"
 
 namespace mapbroker::shm {
 namespace {
@@ -149,6 +150,7 @@ absl::StatusOr<std::unique_ptr<Segment>> Segment::Adopt(const SegmentSpec& spec,
       return absl::AlreadyExistsError(absl::StrCat("another mapbrokerd has the pool ", path));
     }
   }
+  if (const int error = FailAt(Point::kSegmentAdopt)) return Failed("cannot look at the old pool", error);
   segment->fd_ = std::move(fd);
   if (!segment->fd_ || segment->identity() != identity || identity.size != spec.size) {
     return absl::NotFoundError("the pool that the ledger is of is not there");
@@ -170,6 +172,7 @@ Segment::Identity Segment::identity() const {
 void Segment::Leave() { path_.clear(); }
 
 absl::Status Segment::MakeMemfd(const SegmentSpec& spec) {
+  if (const int error = FailAt(Point::kSegmentCreate)) return Failed("cannot make the pool's memfd", error);
   if (absl::Status status = CheckAvailable(spec); !status.ok()) return status;
   fd_ = UniqueFd(memfd_create("mapbroker-pool", MFD_CLOEXEC | MFD_ALLOW_SEALING | (spec.huge_pages ? MFD_HUGETLB : 0)));
   if (!fd_) return Failed("cannot make the pool's memfd", errno);
@@ -242,7 +245,7 @@ std::span<std::byte> Segment::bytes() const {
 
 absl::StatusOr<UniqueFd> Segment::ClientDescriptor(bool writable) const {
   const std::string self = absl::StrCat("/proc/self/fd/", fd_.get());
-  UniqueFd fd(open(self.c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
+  UniqueFd fd(FailAt(Point::kClientDescriptor) ? -1 : open(self.c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
   if (!fd) return Failed("cannot open the pool for a client", errno);
   return fd;
 }

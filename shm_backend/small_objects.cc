@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "shm_backend/failure_point.h"
+
 namespace mapbroker::shm {
 namespace {
 
@@ -21,6 +23,7 @@ constexpr std::uint64_t AllUsed(std::uint32_t size) {
 }  // namespace
 
 std::optional<SmallObjects::Object> SmallObjects::Allocate(std::uint64_t bytes, std::uint32_t owner) {
+  if (FailAt(Point::kAllocateSmall)) return std::nullopt;
   const std::uint32_t size = *std::lower_bound(kSizes.begin(), kSizes.end(), bytes);
   MutexLock lock(mutex_);
   auto& with_room = with_room_[Kind{owner, size}];

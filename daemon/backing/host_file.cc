@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "daemon/backing/closer.h"
 #include "daemon/nommu/refusal.h"
+#include "shm_backend/failure_point.h"
 
 namespace mapbroker::backing {
 namespace {
@@ -67,6 +68,7 @@ class HostFile final : public Backing {
   }
 
   absl::StatusOr<std::size_t> Read(std::uint64_t offset, std::span<std::byte> into) const override {
+    if (const int error = shm::FailAt(shm::Point::kFileRead)) return Failed("pread", error);
     ssize_t read;
     do {
       read = pread(fd_.get(), into.data(), into.size(), static_cast<off_t>(offset));
@@ -100,6 +102,7 @@ class HostFile final : public Backing {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<Backing>> OpenHostFile(UniqueFd fd) {
+  if (const int error = shm::FailAt(shm::Point::kFileOpen)) return Failed("statx", error);
   const int open_flags = fcntl(fd.get(), F_GETFL);
   if (open_flags < 0) return Failed("F_GETFL", errno);
   struct statx stat;

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "daemon/nommu/refusal.h"
 #include "daemon/records.h"
+#include "shm_backend/failure_point.h"
 
 namespace mapbroker::backing {
 namespace {
@@ -84,7 +85,9 @@ absl::Status RamNode::Record(std::uint64_t size, const std::vector<Piece>& added
     run.set_pages(piece.run.pages);
     changes.push_back({kPieces, shm::LedgerKey({inode_, piece.first}), run.SerializeAsString()});
   }
-  if (files_.ledger_->Apply(changes).ok()) return absl::OkStatus();
+  const bool recorded = files_.ledger_->Apply(changes).ok();
+  shm::FailAt(shm::Point::kRamRecorded);
+  if (recorded) return absl::OkStatus();
   return CannotRecord("the change", "F");
 }
 
@@ -308,6 +311,7 @@ void RamNode::Shrink(std::uint64_t size) {
     shm::MutexLock lock(mutex_);
     cut = PiecesIn(PagesOf(size), UINT64_MAX);
     RecordCut(size);
+    shm::FailAt(shm::Point::kRamCut);
     pages_.erase(IntervalOf(PagesOf(size), UINT64_MAX));
     size_ = size;
     if (const std::uint64_t kept = size % kPageSize; kept != 0) {

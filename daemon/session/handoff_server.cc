@@ -17,6 +17,7 @@
 #include "daemon/process.h"
 #include "daemon/session/wire_error.h"
 #include "proto/handoff_packet.h"
+#include "shm_backend/failure_point.h"
 #include "spdlog/spdlog.h"
 
 #ifndef SO_PEERPIDFD
@@ -52,9 +53,10 @@ absl::StatusOr<Credentials> PeerOf(int socket) {
 absl::StatusOr<shm::UniqueFd> PidfdOf(int socket, pid_t pid) {
   int fd = -1;
   socklen_t size = sizeof(fd);
-  if (getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &fd, &size) == 0) return shm::UniqueFd(fd);
+  const bool fails = shm::FailAt(shm::Point::kPidfd) != 0;
+  if (!fails && getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &fd, &size) == 0) return shm::UniqueFd(fd);
   // glibc 2.36 declares pidfd_open without C linkage.
-  shm::UniqueFd opened(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  shm::UniqueFd opened(fails ? -1 : static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
   if (!opened)
     return Refuse(ESRCH, "", absl::StrCat("process ", pid, " is gone or cannot be watched: ", strerror(errno)));
   return opened;
@@ -125,7 +127,8 @@ void HandoffServer::Accept() {
 
 void HandoffServer::Receive(Connection& connection) {
   v1::HandoffRequest request;
-  HandoffPacket packet = ReceiveHandoffPacket(connection.socket.get(), request);
+  const int fails = shm::FailAt(shm::Point::kReceive);
+  HandoffPacket packet = fails ? HandoffPacket{.error = fails, .fd = {}} : ReceiveHandoffPacket(connection.socket.get(), request);
   if (packet.error == EAGAIN) return;
   if (packet.error == ECONNRESET) return Drop(connection.number);
 
@@ -139,7 +142,7 @@ void HandoffServer::Receive(Connection& connection) {
     reply = std::move(refusal);
   }
   // A peer that does not take its answers loses its connection instead of holding anybody up.
-  const bool sent = SendHandoffPacket(connection.socket.get(), *reply, descriptor.get()) == 0;
+  const bool sent = !shm::FailAt(shm::Point::kSend) && SendHandoffPacket(connection.socket.get(), *reply, descriptor.get()) == 0;
   if (broken || !sent || reply->has_farewell()) Drop(connection.number);
 }
 
@@ -180,6 +183,7 @@ absl::StatusOr<v1::HandoffReply> HandoffServer::Welcome(Connection& connection, 
   const absl::StatusOr<SessionTable::Opened> opened = SessionFor(hello, *peer, *std::move(pidfd));
   if (!opened.ok()) return opened.status();
 
+  shm::FailAt(shm::Point::kWelcome);
   connection.session = opened->session;
   connection.hello_deadline.reset();
   descriptor = *std::move(pool);
@@ -210,6 +214,7 @@ absl::StatusOr<SessionTable::Opened> HandoffServer::SessionFor(const v1::Hello& 
         OpenSession(peer, hello.read_only(), std::move(pidfd), hooks_.open_space(peer.pid));
     if (opened.ok()) {
       hooks_.move_files(*named, *opened->session);
+      shm::FailAt(shm::Point::kMoveFiles);
       EndSession(named->id());
     }
     return opened;
@@ -252,7 +257,8 @@ absl::Status HandoffServer::Watch(std::shared_ptr<Session> session, shm::UniqueF
     ended.server->EndSession(ended.session->id());
     return 0;
   };
-  if (sd_event_add_io(loop_, &source, process.pidfd.get(), EPOLLIN, on_end, &process) < 0) {
+  if (shm::FailAt(shm::Point::kWatch) ||
+      sd_event_add_io(loop_, &source, process.pidfd.get(), EPOLLIN, on_end, &process) < 0) {
     return Refuse(ENOMEM, "", "the process cannot be watched");
   }
   process.ended.reset(source);
@@ -260,6 +266,7 @@ absl::Status HandoffServer::Watch(std::shared_ptr<Session> session, shm::UniqueF
 }
 
 absl::Status HandoffServer::Restore() {
+  shm::FailAt(shm::Point::kRestoreSessions);
   return sessions_.Restore([&](const std::shared_ptr<Session>& session, std::uint64_t start_time) {
     const pid_t pid = session->peer().pid;
     hooks_.join_space(session->space(), pid);
@@ -274,6 +281,7 @@ void HandoffServer::SayFarewell() {
   v1::HandoffReply farewell;
   farewell.mutable_farewell();
   for (const auto& [number, connection] : connections_) {
+    shm::FailAt(shm::Point::kFarewell);
     if (connection.session != nullptr) SendHandoffPacket(connection.socket.get(), farewell);
   }
 }
@@ -291,12 +299,14 @@ void HandoffServer::EndSession(std::uint64_t session) {
   if (found == processes_.end() || found->second.closing != nullptr) return;
   Process& process = found->second;
   sessions_.Close(session);
+  shm::FailAt(shm::Point::kEndSession);
   process.ended.reset();
   spdlog::info("session {} of process {} ended", session, process.session->peer().pid);
   // By portions between other events, so that the end of a large session holds nobody up.
   sd_event_source* source = nullptr;
   const auto on_portion = [](sd_event_source*, void* at) {
     auto& closing = *static_cast<Process*>(at);
+    shm::FailAt(shm::Point::kLeaveSpace);
     if (closing.server->hooks_.leave_space(closing.session->space(), closing.session->peer().pid)) {
       closing.server->Forget(closing.session->id());
     }

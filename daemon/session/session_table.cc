@@ -13,6 +13,7 @@
 #include "daemon/process.h"
 #include "daemon/record.pb.h"
 #include "daemon/records.h"
+#include "shm_backend/failure_point.h"
 
 namespace mapbroker::session {
 namespace {
@@ -44,7 +45,7 @@ absl::StatusOr<SessionTable::Opened> SessionTable::Open(const Credentials& peer,
   const std::uint64_t id = next_id_++;
   const Entry entry{std::make_shared<Session>(id, peer, read_only, space), NewToken(id), start_time};
   const shm::Ledger::Change record = RecordOf(entry);
-  if (!ledger_.Apply({&record, 1}).ok()) return CannotRecord("the session");
+  if (shm::FailAt(shm::Point::kSessionRecord) || !ledger_.Apply({&record, 1}).ok()) return CannotRecord("the session");
   sessions_[id] = entry;
   return Opened{entry.session, entry.token};
 }
@@ -98,6 +99,7 @@ void SessionTable::SetTraced(pid_t pid, bool traced) {
 }
 
 void SessionTable::Forget(std::uint64_t id) {
+  shm::FailAt(shm::Point::kForget);
   const auto all_of = [&](Table table) {
     return shm::Ledger::Change{table, shm::LedgerKey({id, 0}), std::nullopt, shm::LedgerKey({id, UINT64_MAX})};
   };
