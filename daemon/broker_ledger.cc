@@ -293,6 +293,10 @@ absl::Status Broker::RestoreMappings() {
     });
     if (!status.ok()) return status;
     if (absl::Status freed = FreeWhatIsUnused(); !freed.ok()) return freed;
+    for (const auto& [inode, node] : restored_.nodes) {
+      // What a process has mapped is its own to change, also past the end of the file.
+      if (map_.DirectUsers({backing::kRamDevice, inode}) == 0) node->CleanTail();
+    }
     // From now on changes are recorded, and the first is that what nobody maps goes.
     map_.TakeChanges();
     unused = map_.DropUnused();
@@ -313,6 +317,7 @@ absl::Status Broker::FreeWhatIsUnused() {
   all = own;
   for (const shm::Run& run : restored_.held) all.Add(run.first, run.pages);
   all.ForEachGap(pool_pages, [&](shm::Run gap) { pages_.Free(gap); });
+  small_objects_.CleanRestored();
   return absl::OkStatus();
 }
 
@@ -329,6 +334,10 @@ void Broker::StartRecording() {
   restored_ = {};
   shm::MutexLock lock(mutex_);
   map_.TakeChanges();
+  sysv_.DropRemoved([&](const nommu::FileId& file) {
+    mutex_.AssertHeld();
+    return map_.DirectUsers(file) > 0;
+  });
 }
 
 }  // namespace mapbroker

@@ -14,6 +14,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "shm_backend/available_memory.h"
 #include "shm_backend/descriptor_memory.h"
@@ -29,7 +30,10 @@ using Kind = SegmentSpec::Kind;
 constexpr char kShmDirectory[] = "/dev/shm";
 
 absl::Status Failed(const std::string& what, int error) {
-  return absl::Status(absl::ErrnoToStatusCode(error), absl::StrCat(what, ": ", std::strerror(error)));
+  absl::Status status(absl::ErrnoToStatusCode(error), absl::StrCat(what, ": ", std::strerror(error)));
+  // Where nommu::ErrnoOf looks for it.
+  status.SetPayload("mapbroker.errno", absl::Cord(std::to_string(error)));
+  return status;
 }
 
 std::string DirectoryOf(const std::string& path) {

@@ -64,6 +64,15 @@ bool SmallObjects::Restore(std::uint64_t start, std::uint64_t size, std::uint32_
   return true;
 }
 
+void SmallObjects::CleanRestored() {
+  MutexLock lock(mutex_);
+  for (const auto& [page, slab] : slabs_) {
+    for (std::uint64_t slot = 0; slot < kPageSize / slab.size; ++slot) {
+      if ((slab.used >> slot & 1) == 0) std::memset(pool_.data() + page * kPageSize + slot * slab.size, 0, slab.size);
+    }
+  }
+}
+
 std::uint32_t SmallObjects::OwnerOf(std::uint64_t start) const {
   MutexLock lock(mutex_);
   return slabs_.at(start / kPageSize).owner;

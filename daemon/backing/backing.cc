@@ -30,6 +30,7 @@ record::File Backing::Record() const {
   file.set_device(id.device);
   file.set_inode(id.inode);
   file.set_path(Path());
+  file.set_birth(id.birth);
   file.set_capabilities(capabilities);
   return file;
 }

@@ -11,7 +11,7 @@ namespace {
 class Remembered final : public Backing {
  public:
   Remembered(const record::File& file, shm::HeldPages& pages) : path_(file.path()), pages_(pages) {
-    id = {.device = file.device(), .inode = file.inode()};
+    id = {.device = file.device(), .inode = file.inode(), .birth = file.birth()};
     capabilities = file.capabilities();
   }
 

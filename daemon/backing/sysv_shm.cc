@@ -292,6 +292,16 @@ absl::Status SysvShm::Remove(int id, const std::function<bool(const nommu::FileI
   return absl::OkStatus();
 }
 
+void SysvShm::DropRemoved(const std::function<bool(const nommu::FileId&)>& is_mapped) {
+  std::vector<std::shared_ptr<RamNode>> gone;  // their memory goes after the lock
+  shm::MutexLock lock(mutex_);
+  std::vector<int> removed;
+  for (const auto& [id, entry] : segments_) {
+    if (entry.segment.marked_destroyed && !is_mapped(entry.segment.file)) removed.push_back(id);
+  }
+  for (const int id : removed) gone.push_back(Take(id));
+}
+
 std::shared_ptr<RamNode> SysvShm::Take(int id) {
   const auto entry = segments_.find(id);
   std::shared_ptr<RamNode> node = std::move(entry->second.node);

@@ -32,6 +32,9 @@ using nommu::Refuse;
 // A peer that connects and says nothing is dropped after this; a client says Hello at once.
 constexpr std::uint64_t kHelloDeadlineUsec = 5'000'000;
 
+// Bytes; 16 cannot be met by chance.
+constexpr std::size_t kMaxNonce = 32;
+
 absl::StatusOr<Credentials> PeerOf(int socket) {
   ucred peer{};
   socklen_t size = sizeof(peer);
@@ -128,7 +131,8 @@ void HandoffServer::Accept() {
 void HandoffServer::Receive(Connection& connection) {
   v1::HandoffRequest request;
   const int fails = shm::FailAt(shm::Point::kReceive);
-  HandoffPacket packet = fails ? HandoffPacket{.error = fails, .fd = {}} : ReceiveHandoffPacket(connection.socket.get(), request);
+  HandoffPacket packet =
+      fails ? HandoffPacket{.error = fails, .fd = {}} : ReceiveHandoffPacket(connection.socket.get(), request);
   if (packet.error == EAGAIN) return;
   if (packet.error == ECONNRESET) return Drop(connection.number);
 
@@ -142,7 +146,10 @@ void HandoffServer::Receive(Connection& connection) {
     reply = std::move(refusal);
   }
   // A peer that does not take its answers loses its connection instead of holding anybody up.
-  const bool sent = !shm::FailAt(shm::Point::kSend) && SendHandoffPacket(connection.socket.get(), *reply, descriptor.get()) == 0;
+  const bool sent =
+      !shm::FailAt(shm::Point::kSend) && SendHandoffPacket(connection.socket.get(), *reply, descriptor.get()) == 0;
+  // Nor has it a session that it was never told of.
+  if (!sent && reply->has_welcome() && request.hello().token().empty()) EndSession(reply->welcome().session());
   if (broken || !sent || reply->has_farewell()) Drop(connection.number);
 }
 
@@ -198,9 +205,19 @@ absl::StatusOr<v1::HandoffReply> HandoffServer::Welcome(Connection& connection, 
 // The session that the peer means: a new one, or by a token one that is.
 absl::StatusOr<SessionTable::Opened> HandoffServer::SessionFor(const v1::Hello& hello, const Credentials& peer,
                                                                shm::UniqueFd pidfd) {
+  if (hello.nonce().size() > kMaxNonce) return Refuse(EINVAL, "", "the nonce of a Hello has at most 32 bytes");
+  // A daemon before this one opened it, and was killed before it could say so, or before the old session had ended.
+  if (auto opened = hello.nonce().empty() ? std::nullopt : sessions_.FindByNonce(peer, hello.nonce())) {
+    const std::shared_ptr<Session> old = sessions_.Find(absl::BytesToHexString(hello.token()));
+    if (hello.executed() && old != nullptr && old->peer().pid == peer.pid) {
+      hooks_.move_files(*old, *opened->session);
+      EndSession(old->id());
+    }
+    return *std::move(opened);
+  }
   if (hello.token().empty()) {
     if (hello.executed()) return Refuse(EINVAL, "X4", "what a program was executed over is named by its token");
-    return OpenSession(peer, hello.read_only(), std::move(pidfd), hooks_.open_space(peer.pid));
+    return OpenSession(hello, peer, std::move(pidfd), hooks_.open_space(peer.pid));
   }
   const std::shared_ptr<Session> named = sessions_.Find(absl::BytesToHexString(hello.token()));
   if (named == nullptr) return Refuse(ESRCH, "", "no session has this token: it has ended; connect without one");
@@ -211,7 +228,7 @@ absl::StatusOr<SessionTable::Opened> HandoffServer::SessionFor(const v1::Hello& 
   if (hello.executed()) {
     if (!same_process) return Refuse(EPERM, "X4", "the token is of another process, whose session this one cannot end");
     absl::StatusOr<SessionTable::Opened> opened =
-        OpenSession(peer, hello.read_only(), std::move(pidfd), hooks_.open_space(peer.pid));
+        OpenSession(hello, peer, std::move(pidfd), hooks_.open_space(peer.pid));
     if (opened.ok()) {
       hooks_.move_files(*named, *opened->session);
       shm::FailAt(shm::Point::kMoveFiles);
@@ -225,12 +242,12 @@ absl::StatusOr<SessionTable::Opened> HandoffServer::SessionFor(const v1::Hello& 
   }
   spdlog::info("process {} joins session {} of process {}", peer.pid, named->id(), named->peer().pid);
   hooks_.join_space(named->space(), peer.pid);
-  return OpenSession(peer, hello.read_only(), std::move(pidfd), named->space());
+  return OpenSession(hello, peer, std::move(pidfd), named->space());
 }
 
-absl::StatusOr<SessionTable::Opened> HandoffServer::OpenSession(const Credentials& peer, bool read_only,
+absl::StatusOr<SessionTable::Opened> HandoffServer::OpenSession(const v1::Hello& hello, const Credentials& peer,
                                                                 shm::UniqueFd pidfd, nommu::SpaceId space) {
-  absl::StatusOr<SessionTable::Opened> opened = sessions_.Open(peer, read_only, space);
+  absl::StatusOr<SessionTable::Opened> opened = sessions_.Open(peer, hello.read_only(), space, hello.nonce());
   if (!opened.ok()) {
     hooks_.leave_space(space, peer.pid);  // in one portion: if it is the only user, nothing is mapped
     return opened.status();
@@ -240,7 +257,7 @@ absl::StatusOr<SessionTable::Opened> HandoffServer::OpenSession(const Credential
     return status;
   }
   spdlog::info("session {} opened by process {} (uid {}{})", opened->session->id(), peer.pid, peer.uid,
-               read_only ? ", read-only" : "");
+               hello.read_only() ? ", read-only" : "");
   return opened;
 }
 

@@ -65,7 +65,8 @@ UnixListener::~UnixListener() {
 }
 
 shm::UniqueFd UnixListener::Accept() {
-  shm::UniqueFd connection(shm::FailAt(shm::Point::kAccept) ? -1 : accept4(fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  shm::UniqueFd connection(
+      shm::FailAt(shm::Point::kAccept) ? -1 : accept4(fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
   if (!connection && (errno == EMFILE || errno == ENFILE)) {
     spare_.reset();
     shm::UniqueFd refused(accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC));

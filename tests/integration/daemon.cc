@@ -56,9 +56,8 @@ Daemon::Daemon(std::vector<std::string> options, const std::string& runtime_dir,
   }
   options.insert(options.end(), {"--runtime-dir", runtime_dir_});
   NotifySocket notify(files_.Path("notify"));
-  process_.emplace(
-      DaemonCommand(options, failure_points),
-      Environment{{"NOTIFY_SOCKET", files_.Path("notify")}, {"MAPBROKER_FAILURE_POINTS", failure_points}});
+  process_.emplace(DaemonCommand(options, failure_points),
+                   Environment{{"NOTIFY_SOCKET", files_.Path("notify")}, {"MAPBROKER_FAILURE_POINTS", failure_points}});
   WaitUntil("the daemon is ready", [&] { return notify.Ready() || !process_->Running(); });
   if (!process_->Running()) throw std::runtime_error("mapbrokerd ended instead of serving: " + Log());
 }

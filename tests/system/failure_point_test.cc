@@ -106,9 +106,10 @@ class Keeper {
     if (daemon_->AwaitEnd() == 128 + SIGKILL) {
       log_ += daemon_->Log();
       daemon_.reset();
+      Arm("");
       StartLocked();
       daemon_->Signal(SIGTERM);
-      EXPECT_EQ(daemon_->AwaitEnd(), 0);
+      EXPECT_EQ(daemon_->AwaitEnd(), 0) << daemon_->Log();
     }
     log_ += daemon_->Log();
     daemon_.reset();
@@ -359,6 +360,8 @@ void EachPoint::Tour(const std::string& failure, When when) {
   ASSERT_TRUE(observer.ok()) << observer.status();
   keeper_.Watch();
   for (const bool restarted : {false, true}) {
+    // The daemon that is started next would count anew.
+    if (restarted) keeper_.Arm("");
     if (when == (restarted ? When::kRestart : When::kServing)) keeper_.Arm(failure);
     if (restarted) keeper_.Kill();
     absl::StatusOr<Client> client = Connect();
@@ -455,8 +458,8 @@ constexpr Failure kFailures[] = {
     {Point::kLedgerCommit, "ENOSPC:1", When::kServing},
     {Point::kLedgerRead, "EIO:3", When::kRestart, 0, true, "ledger"},
     {Point::kLogOpen, "ENOSPC", When::kRestart, 0, true, "No space left"},
-    {Point::kLogAppend, "ENOSPC:1in3", When::kServing, ENOSPC, false, "make room in the runtime directory"},
-    {Point::kFileOpen, "EIO:1", When::kServing, EIO, false, "Input/output error"},
+    {Point::kLogAppend, "ENOSPC:5", When::kServing, ENOSPC, false, "make room in the runtime directory"},
+    {Point::kFileOpen, "EIO:1", When::kServing, EBADF, false, "no such open file"},
     {Point::kFileRead, "EIO:1", When::kServing, EIO, false, "Input/output error"},
     {Point::kFill, "EIO:1", When::kServing, EIO, false, "Input/output error"},
     {Point::kAccept, "EMFILE:1", When::kServing},
