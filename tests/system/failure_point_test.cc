@@ -355,10 +355,10 @@ void EachPoint::CheckTheEnd(Client& client) {
 void EachPoint::Tour(const std::string& failure, When when) {
   if (when == When::kStart) keeper_.Arm(failure);
   keeper_.Start();
+  keeper_.Watch();
   // Has the pool in its hands, whatever becomes of the others.
   absl::StatusOr<Client> observer = Connect();
   ASSERT_TRUE(observer.ok()) << observer.status();
-  keeper_.Watch();
   for (const bool restarted : {false, true}) {
     // The daemon that is started next would count anew.
     if (restarted) keeper_.Arm("");

@@ -132,12 +132,19 @@ class StormClient {
     }
   }
 
+  // Byte by byte: what was read ahead would be seen neither by poll(2) nor by the program that this one executes.
+  static std::string ReadLine() {
+    std::string line;
+    for (char byte; read(STDIN_FILENO, &byte, 1) == 1; line += byte) {
+      if (byte == '\n') return line;
+    }
+    _exit(0);
+  }
+
   void Obey() {
     pollfd input{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
     if (poll(&input, 1, 0) == 0) return;
-    std::string line;
-    if (!std::getline(std::cin, line)) _exit(0);
-    if (line != "pause") return;
+    if (ReadLine() != "pause") return;
     CheckThings();
     for (const Held& held : held_) {
       Check(held);
@@ -146,7 +153,7 @@ class StormClient {
                 << std::hash<std::string_view>()({reinterpret_cast<const char*>(bytes.data()), bytes.size()}) << '\n';
     }
     std::cout << ". " << std::exchange(calls_, 0) << std::endl;
-    if (!std::getline(std::cin, line)) _exit(0);
+    ReadLine();  // "go"
   }
 
   // Of 100 steps so many.

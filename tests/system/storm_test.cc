@@ -82,7 +82,7 @@ class Storm : public ::testing::Test {
   void Arm(bool may_die) {
     std::string line;
     if (may_die && Random(2) == 0) {
-      line = std::string(shm::kPoints[Random(shm::kPoints.size())].name) + "=kill:" + std::to_string(1 + Random(40)) +
+      line = std::string(shm::kPoints[Random(shm::kPoints.size())].name) + "=kill:" + std::to_string(1 + Random(12)) +
              "\n";
     }
     std::ofstream(home_.Path("points.new")) << line;
