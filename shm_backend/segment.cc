@@ -134,6 +134,7 @@ absl::StatusOr<SegmentSpec> ParseSegmentSpec(const std::string& text) {
 
 absl::StatusOr<std::unique_ptr<Segment>> Segment::Create(const SegmentSpec& spec) {
   if (absl::Status status = CheckSpec(spec); !status.ok()) return status;
+  if (const int error = FailAt(Point::kSegmentCreate)) return Failed("cannot make the pool", error);
   std::unique_ptr<Segment> segment(new Segment);
   if (spec.huge_pages) segment->granularity_ = HugePageSize();
   absl::Status status = spec.kind == Kind::kMemfd ? segment->MakeMemfd(spec) : segment->MakeNamed(spec);
@@ -176,7 +177,6 @@ Segment::Identity Segment::identity() const {
 void Segment::Leave() { path_.clear(); }
 
 absl::Status Segment::MakeMemfd(const SegmentSpec& spec) {
-  if (const int error = FailAt(Point::kSegmentCreate)) return Failed("cannot make the pool's memfd", error);
   if (absl::Status status = CheckAvailable(spec); !status.ok()) return status;
   fd_ = UniqueFd(memfd_create("mapbroker-pool", MFD_CLOEXEC | MFD_ALLOW_SEALING | (spec.huge_pages ? MFD_HUGETLB : 0)));
   if (!fd_) return Failed("cannot make the pool's memfd", errno);

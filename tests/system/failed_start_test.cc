@@ -121,6 +121,7 @@ TEST_F(FailedStart, ADeclaredFileIsThereWholeOrNotAtAll) {
     reset.push_back("--reset");
     try {
       Start(reset, points);
+      daemon_->Kill();
       break;  // it is past all of them
     } catch (const std::exception& killed) {
       ASSERT_THAT(killed.what(), HasSubstr("log.appended: kill"));

@@ -130,7 +130,9 @@ class Keeper {
     Arm("");
   }
   void StartLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const std::vector<std::string> options{"--pool-size", std::to_string(kPool), "--config", config_};
+    // By name, so that it is there too when nobody has it in his hands.
+    const std::vector<std::string> options{
+        "--pool-size", std::to_string(kPool), "--pool", "file:" + home_.Path("pool"), "--config", config_};
     try {
       daemon_ = std::make_unique<Daemon>(options, runtime_dir(), home_.Path("points"));
       return;
@@ -431,6 +433,7 @@ TEST_P(TheDaemonIsKilled, AndNothingIsLostLeftOverOrGivenOutTwice) {
   }
   EXPECT_THAT(keeper_.Log(), ::testing::HasSubstr(absl::StrCat("failure point ", point.name, ": kill")));
   EXPECT_TRUE(std::filesystem::is_empty(keeper_.runtime_dir())) << "left behind";
+  EXPECT_FALSE(std::filesystem::exists(home_.Path("pool"))) << "left behind";
 }
 
 INSTANTIATE_TEST_SUITE_P(At, TheDaemonIsKilled, ::testing::ValuesIn(shm::kPoints), NameOf);
@@ -446,7 +449,7 @@ struct Failure {
 };
 
 constexpr Failure kFailures[] = {
-    {Point::kSegmentCreate, "ENOMEM", When::kStart, 0, true, "cannot make the pool's memfd"},
+    {Point::kSegmentCreate, "ENOMEM", When::kStart, 0, true, "cannot make the pool"},
     {Point::kSegmentAdopt, "EIO", When::kRestart, 0, true, "cannot look at the old pool"},
     {Point::kClientDescriptor, "EMFILE:1", When::kServing, EMFILE, false, "cannot open the pool"},
     {Point::kAllocate, "ENOMEM:1", When::kServing, ENOMEM, false, "unmap something"},

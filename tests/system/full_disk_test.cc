@@ -108,7 +108,7 @@ TEST_F(FullDisk, ManyDeferredChangesAreNoReasonToRefuseForEver) {
   Client client = Connect(*daemon_);
   std::vector<Mapping> held;
   // Their records are more than an entry of the log may have.
-  for (int i = 0; i < 8'000; ++i) {
+  for (int i = 0; i < 6'000; ++i) {
     absl::StatusOr<Mapping> mapping =
         client.Map({.length = 64, .prot = PROT_READ | PROT_WRITE, .flags = MAP_PRIVATE | MAP_ANONYMOUS});
     ASSERT_TRUE(mapping.ok()) << mapping.status();
