@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "daemon/nommu/refusal.h"
 #include "daemon/process.h"
+#include "shm_backend/failure_point.h"
 #include "spdlog/spdlog.h"
 
 namespace mapbroker {
@@ -189,6 +190,7 @@ absl::StatusOr<Broker::Place> Broker::MakeContents(const session::Session& calle
 
   const absl::Status filled = backing::Fill(*file, region->offset, pool_.subspan(place->start, region->length),
                                             [&] { return WithdrawIfUnwanted(region, fill); });
+  shm::FailAt(shm::Point::kFilled);
   if (!filled.ok()) {
     Free({nommu::Freed{place->start, region->length + place->slack, region->memory}});
     return filled;
@@ -236,10 +238,12 @@ absl::Status Broker::Munmap(session::Session& caller, nommu::PoolAddress address
                   if (absl::Status status = map_.Unmap(caller.space(), address, length, freed); !status.ok()) {
                     return status;
                   }
+                  shm::FailAt(shm::Point::kUnmapped);
                   NoteResult(caller, id, {});
                   RecordOrDefer();
                   CheckStructures();
                 }
+                shm::FailAt(shm::Point::kRecorded);
                 Free(freed);
                 return record::Result();
               })

@@ -12,6 +12,7 @@
 #include "daemon/broker.h"
 #include "daemon/nommu/refusal.h"
 #include "daemon/records.h"
+#include "shm_backend/failure_point.h"
 #include "spdlog/spdlog.h"
 
 namespace mapbroker {
@@ -109,7 +110,9 @@ absl::StatusOr<record::Result> Broker::Once(session::Session& caller, const sess
     if (!recorded.ok()) return CannotRecord("whether the call was carried out before is not known, and it");
     if (*recorded) return ParseRecord<record::Result>(**recorded);
   }
-  return carry_out();
+  absl::StatusOr<record::Result> result = carry_out();
+  shm::FailAt(shm::Point::kAnswer);
+  return result;
 }
 
 void Broker::NoteResult(session::Session& caller, const session::RequestId& id, const record::Result& result) {
@@ -193,6 +196,7 @@ absl::Status Broker::RestoreDevices() {
 }
 
 absl::Status Broker::RestoreFiles() {
+  shm::FailAt(shm::Point::kRestoreFiles);
   if (absl::Status status = RestoreDevices(); !status.ok()) return status;
   absl::Status status = ledger_->ForEach(kRamNodes, [&](std::string_view key, std::string_view value) -> absl::Status {
     const auto recorded = ParseRecord<record::RamNode>(value);
@@ -299,6 +303,7 @@ absl::Status Broker::RestoreRegion(std::uint64_t id, const record::Region& recor
 }
 
 absl::Status Broker::RestoreMappings() {
+  shm::FailAt(shm::Point::kRestoreMappings);
   std::vector<nommu::Freed> unused;
   {
     shm::MutexLock lock(mutex_);
@@ -326,6 +331,10 @@ absl::Status Broker::RestoreMappings() {
     });
     if (!status.ok()) return status;
     if (absl::Status freed = FreeWhatIsUnused(); !freed.ok()) return freed;
+    for (const auto& [inode, node] : restored_.nodes) {
+      // What a process has mapped is its own to change, also past the end of the file.
+      if (map_.DirectUsers({backing::kRamDevice, inode}) == 0) node->CleanTail();
+    }
     // From now on changes are recorded, and the first is that what nobody maps goes.
     map_.TakeChanges();
     unused = map_.DropUnused();
@@ -346,6 +355,7 @@ absl::Status Broker::FreeWhatIsUnused() {
   all = own;
   for (const shm::Run& run : restored_.held) all.Add(run.first, run.pages);
   all.ForEachGap(pool_pages, [&](shm::Run gap) { pages_.Free(gap); });
+  small_objects_.CleanRestored();
   return absl::OkStatus();
 }
 
@@ -363,6 +373,10 @@ void Broker::StartRecording() {
   devices_.EndRestoring();
   shm::MutexLock lock(mutex_);
   map_.TakeChanges();
+  sysv_.DropRemoved([&](const nommu::FileId& file) {
+    mutex_.AssertHeld();
+    return map_.DirectUsers(file) > 0;
+  });
 }
 
 }  // namespace mapbroker

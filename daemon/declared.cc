@@ -11,6 +11,7 @@
 #include "daemon/backing/host_file.h"
 #include "daemon/nommu/refusal.h"
 #include "daemon/size.h"
+#include "shm_backend/failure_point.h"
 
 namespace mapbroker {
 namespace {
@@ -98,14 +99,18 @@ absl::Status MakeRamFile(Values values, Broker& broker, bool restored) {
   absl::StatusOr<std::uint64_t> bytes = size.empty() ? absl::StatusOr<std::uint64_t>(0) : ParseSize(size);
   if (*contents != nullptr && size.empty()) bytes = (*contents)->Size();
   if (!bytes.ok()) return bytes.status();
-  const auto file = broker.ram_files().Open(name, O_RDWR | O_CREAT | O_EXCL, *mode, *owner);
-  if (!file.ok()) return file.status();
-  if (absl::Status status = broker.Ftruncate(**file, *bytes); !status.ok() || *contents == nullptr) return status;
+  // It has its name when it is whole, so that the next daemon finds no half of it.
+  const auto node = broker.ram_files().MakeUnnamed(name, *owner, *mode);
+  if (!node.ok()) return node.status();
+  if (absl::Status status = (*node)->Grow(*bytes); !status.ok()) return status;
+  if (*contents == nullptr) return broker.ram_files().Link(name, *node);
   std::vector<std::byte> chunk(std::size_t{1} << 20);
   for (std::uint64_t offset = 0;;) {
     const absl::StatusOr<std::size_t> count = (*contents)->Read(offset, chunk);
-    if (!count.ok() || *count == 0) return count.status();
-    if (absl::Status status = (*file)->Write(offset, std::span(chunk).first(*count)); !status.ok()) return status;
+    if (!count.ok()) return count.status();
+    if (*count == 0) return broker.ram_files().Link(name, *node);
+    const auto read = std::span(chunk).first(*count);
+    if (absl::Status status = (*node)->Write(offset, /*append=*/false, read); !status.ok()) return status;
     offset += *count;
   }
 }
@@ -115,6 +120,7 @@ absl::Status MakeRamFile(Values values, Broker& broker, bool restored) {
 absl::Status MakeDeclared(const Config& config, Broker& broker, bool restored) {
   for (const Config::Declared& declared : config.declared) {
     using What = Config::Declared::What;
+    if (const int error = shm::FailAt(shm::Point::kDeclare)) return Refuse(error, "", declared.where);
     const absl::Status status = declared.what == What::kDevice  ? MakeDevice(declared.values, broker, restored)
                                 : declared.what == What::kMount ? MakeMount(declared.values, broker, restored)
                                                                 : MakeRamFile(declared.values, broker, restored);

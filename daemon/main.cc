@@ -29,6 +29,7 @@
 #include "daemon/state.h"
 #include "daemon/version.h"
 #include "proto/handoff_packet.h"
+#include "shm_backend/failure_point.h"
 #include "shm_backend/page_pool.h"
 #include "shm_backend/segment.h"
 #include "spdlog/sinks/stdout_sinks.h"
@@ -91,26 +92,37 @@ v1::Welcome WelcomeOf(const Config& config, const shm::Segment& segment) {
 }
 
 // Files, then whose address spaces there are, then what is mapped in them, then what is open.
-absl::Status Restore(const shm::Ledger& ledger, Broker& broker, session::SessionTable& sessions,
+absl::Status Restore(shm::Ledger& ledger, Broker& broker, session::SessionTable& sessions,
                      session::HandoffServer& handoff_server) {
   absl::Status status = broker.RestoreFiles();
   if (status.ok()) status = handoff_server.Restore();
   if (status.ok()) status = broker.RestoreMappings();
   if (!status.ok()) return status;
+  // A call that was under way when its session ended may have been recorded after all that the session had was
+  // forgotten.
+  std::vector<shm::Ledger::Change> ownerless;
   status = ledger.ForEach(kResults, [&](std::string_view key, std::string_view) -> absl::Status {
     const std::vector<std::uint64_t> numbers = shm::LedgerNumbers(key);
-    const auto session = numbers.size() == 2 ? sessions.FindById(numbers[0]) : nullptr;
-    if (session == nullptr) return Contradiction("an answer to no session");
-    session->NoteResult(numbers[1]);
+    if (numbers.size() != 2) return Contradiction("an answer");
+    const auto session = sessions.FindById(numbers[0]);
+    if (session == nullptr) {
+      ownerless.push_back({kResults, std::string(key)});
+    } else {
+      session->NoteResult(numbers[1]);
+    }
     return absl::OkStatus();
   });
   if (!status.ok()) return status;
-  return ledger.ForEach(kSessionFiles, [&](std::string_view key, std::string_view value) -> absl::Status {
+  status = ledger.ForEach(kSessionFiles, [&](std::string_view key, std::string_view value) -> absl::Status {
     const std::vector<std::uint64_t> numbers = shm::LedgerNumbers(key);
-    const auto session = numbers.size() == 2 ? sessions.FindById(numbers[0]) : nullptr;
-    if (session == nullptr) return Contradiction("an open file of no session");
-    return broker.RestoreSessionFile(*session, static_cast<int>(numbers[1]), value);
+    if (numbers.size() != 2) return Contradiction("an open file");
+    const auto session = sessions.FindById(numbers[0]);
+    if (session != nullptr) return broker.RestoreSessionFile(*session, static_cast<int>(numbers[1]), value);
+    ownerless.push_back({kSessionFiles, std::string(key)});
+    return absl::OkStatus();
   });
+  if (!status.ok()) return status;
+  return ledger.Apply(ownerless);
 }
 
 int Serve(const Config& config) {
@@ -123,11 +135,16 @@ int Serve(const Config& config) {
   absl::StatusOr<State> state = State::Open(dir->path(), config);
   if (!state.ok()) return Refused(state.status());
   shm::Segment& segment = state->segment();
+  // A start that fails loses nobody's memory.
+  const auto refuse = [&](const absl::Status& why) {
+    if (state->restored()) state->Leave();
+    return Refused(why);
+  };
   const std::string prefix = absl::StrCat(dir->path(), "/");
   auto handoff = session::UnixListener::Listen(prefix + kHandoffSocketName, SOCK_SEQPACKET, config.socket_mode);
-  if (!handoff.ok()) return Refused(handoff.status());
+  if (!handoff.ok()) return refuse(handoff.status());
   auto grpc = session::UnixListener::Listen(prefix + kGrpcSocketName, SOCK_STREAM, config.socket_mode);
-  if (!grpc.ok()) return Refused(grpc.status());
+  if (!grpc.ok()) return refuse(grpc.status());
 
   shm::PagePool pages(segment.bytes(), /*prefault=*/true, /*in_use=*/state->restored());
   Broker broker(*config.profile, pages, segment.bytes(), config.limits, &state->ledger());
@@ -142,16 +159,13 @@ int Serve(const Config& config) {
        .leave_space = [&](nommu::SpaceId space, pid_t pid) { return broker.LeaveSpace(space, pid); }});
   absl::Status made;
   if (state->restored()) made = Restore(state->ledger(), broker, sessions, handoff_server);
-  broker.StartRecording();
+  shm::FailAt(shm::Point::kRestored);
   if (made.ok()) {
+    broker.StartRecording();
     handoff_server.EndDead();
     made = MakeDeclared(config, broker, state->restored());
   }
-  if (!made.ok()) {
-    // A mistake in the configuration loses nobody's memory.
-    if (state->restored()) state->Leave();
-    return Refused(absl::IsDataLoss(made) ? DoesNotFit(std::string(made.message())) : made);
-  }
+  if (!made.ok()) return refuse(absl::IsDataLoss(made) ? DoesNotFit(std::string(made.message())) : made);
   rpc::MemoryService memory(broker, sessions);
   rpc::DevicesService devices(broker, sessions);
   rpc::DriversService drivers(broker, sessions);

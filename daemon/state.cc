@@ -14,6 +14,7 @@
 #include "daemon/process.h"
 #include "daemon/record.pb.h"
 #include "daemon/records.h"
+#include "shm_backend/failure_point.h"
 
 namespace mapbroker {
 namespace {
@@ -63,11 +64,12 @@ absl::Status DoesNotFit(const std::string& why) {
 absl::StatusOr<State> State::Open(const std::string& runtime_dir, const Config& config) {
   State state;
   state.path_ = runtime_dir + kLedgerName;
+  // Until it is known that nobody could miss it.
+  state.left_ = true;
   if (config.reset) shm::Ledger::Remove(state.path_);
   const auto open_ledger = [&] { return shm::Ledger::Open(state.path_, kTables); };
   auto ledger = open_ledger();
   if (ledger.status().code() == absl::StatusCode::kDataLoss) {
-    state.left_ = true;
     return DoesNotFit(
         absl::StrCat(state.path_, " is no ledger or is damaged (", std::string(ledger.status().message()), ")"));
   }
@@ -76,6 +78,7 @@ absl::StatusOr<State> State::Open(const std::string& runtime_dir, const Config& 
   absl::Status status = state.TakeOver(config);
   if (absl::IsNotFound(status)) {
     // Nothing was recorded that anybody could miss.
+    state.left_ = false;
     state.ledger_.reset();
     shm::Ledger::Remove(state.path_);
     ledger = open_ledger();
@@ -147,6 +150,7 @@ absl::Status State::TakeOver(const Config& config) {
   if (!segment.ok()) return segment.status();
   segment_ = *std::move(segment);
   restored_ = true;
+  left_ = false;
   return absl::OkStatus();
 }
 
@@ -175,6 +179,7 @@ void State::Leave() {
 State::~State() {
   if (left_ || path_.empty()) return;
   ledger_.reset();
+  shm::FailAt(shm::Point::kGiveUp);
   shm::Ledger::Remove(path_);
 }
 

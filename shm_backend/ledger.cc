@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "shm_backend/failure_point.h"
 
 namespace mapbroker::shm {
 namespace {
@@ -37,7 +38,7 @@ absl::Status Failed(const char* what, int error) {
     case EIO:  // a short write: LMDB does not ask why
     case ENOMEM:
     case MDB_MAP_FULL:
-      return absl::ResourceExhaustedError(text);
+      return absl::ResourceExhaustedError(absl::StrCat(text, ": make room in its directory"));
     case MDB_INVALID:
     case MDB_VERSION_MISMATCH:
     case MDB_CORRUPTED:
@@ -58,6 +59,9 @@ struct Aborter {
 using Transaction = std::unique_ptr<MDB_txn, Aborter>;
 
 absl::StatusOr<Transaction> Begin(MDB_env* environment, unsigned flags) {
+  if (const int error = FailAt((flags & MDB_RDONLY) == 0 ? Point::kLedgerBegin : Point::kLedgerRead)) {
+    return Failed("begin", error);
+  }
   MDB_txn* transaction = nullptr;
   if (const int error = mdb_txn_begin(environment, nullptr, flags, &transaction)) return Failed("begin", error);
   return Transaction(transaction);
@@ -85,6 +89,15 @@ void Encode(const Ledger::Change& change, std::string& into) {
   into.push_back(change.value ? 1 : 0);
   EncodeBytes(change.key, into);
   EncodeBytes(change.value ? *change.value : change.last, into);
+}
+
+// Bytes that Encode makes of them.
+std::size_t SizeOf(std::span<const Ledger::Change> changes) {
+  std::size_t size = 0;
+  for (const Ledger::Change& change : changes) {
+    size += 2 + 2 * sizeof(std::uint32_t) + change.key.size() + (change.value ? *change.value : change.last).size();
+  }
+  return size;
 }
 
 bool Decode(std::string_view from, std::vector<Ledger::Change>& changes) {
@@ -130,6 +143,7 @@ Ledger::Ledger() : environment_(std::make_unique<Environment>()) {}
 
 absl::StatusOr<std::unique_ptr<Ledger>> Ledger::Open(const std::string& path, unsigned tables) {
   std::unique_ptr<Ledger> ledger(new Ledger);
+  if (const int error = FailAt(Point::kLedgerOpen)) return Failed(path.c_str(), error);
   MDB_env*& env = ledger->environment_->env;
   if (const int error = mdb_env_create(&env)) return Failed("create", error);
   mdb_env_set_mapsize(env, kMaxSize);
@@ -193,8 +207,13 @@ absl::Status Ledger::Apply(std::span<const Change> changes) {
 absl::Status Ledger::ApplyOrDefer(std::vector<Change> changes) {
   const absl::Status status = Append(changes);
   if (status.ok()) return status;
+  const bool fits = SizeOf(changes) <= WriteAheadLog::kMaxEntry;
   MutexLock lock(mutex_);
-  deferred_.insert(deferred_.end(), std::make_move_iterator(changes.begin()), std::make_move_iterator(changes.end()));
+  if (fits) {
+    deferred_.push_back(std::move(changes));
+  } else {
+    for (Change& change : changes) deferred_.push_back({std::move(change)});
+  }
   return status;
 }
 
@@ -203,31 +222,34 @@ void Ledger::Seal() {
   sealed_ = true;
 }
 
-// Into the log, with what was deferred before; a full log is made room in first. Takes the changes if it succeeds.
+// Into the log, after what was deferred before; a full log is made room in first. Takes the changes if it succeeds.
 absl::Status Ledger::Append(std::vector<Change>& changes) {
   if (changes.empty()) return absl::OkStatus();
+  if (const int error = FailAt(Point::kLogAppend)) return Failed("append", error);
   for (;;) {
     {
       MutexLock lock(mutex_);
       if (sealed_) return absl::OkStatus();
-      std::string entry;
-      for (const Change& change : deferred_) Encode(change, entry);
-      for (const Change& change : changes) Encode(change, entry);
-      if (entry.size() > WriteAheadLog::kMaxEntry) {
+      if (SizeOf(changes) > WriteAheadLog::kMaxEntry)
         return absl::ResourceExhaustedError("ledger: a change is larger than the log");
-      }
-      if (log_->Append(entry)) {
-        const bool idle = logged_.empty();
-        for (std::vector<Change>* const from : {&deferred_, &changes}) {
-          logged_.insert(logged_.end(), std::make_move_iterator(from->begin()), std::make_move_iterator(from->end()));
-        }
-        deferred_.clear();
-        if (idle) changed_.NotifyAll();
+      while (!deferred_.empty() && Log(deferred_.front())) deferred_.pop_front();
+      if (deferred_.empty() && Log(changes)) {
+        FailAt(Point::kLogAppended);
         return absl::OkStatus();
       }
     }
     if (absl::Status status = Drain(); !status.ok()) return status;
   }
+}
+
+// One entry of the log. False: there is no room for it; else it takes the changes.
+bool Ledger::Log(std::vector<Change>& changes) {
+  std::string entry;
+  for (const Change& change : changes) Encode(change, entry);
+  if (!log_->Append(entry)) return false;
+  if (logged_.empty()) changed_.NotifyAll();
+  logged_.insert(logged_.end(), std::make_move_iterator(changes.begin()), std::make_move_iterator(changes.end()));
+  return true;
 }
 
 // All of the log into LMDB, in one transaction.
@@ -244,6 +266,7 @@ absl::Status Ledger::Drain() const {
     if (other_half_is_clear_) log_->Turn();
     other_half_is_clear_ = false;
   }
+  FailAt(Point::kLogTurned);
   const absl::Status status = Write(changes, last);
   MutexLock lock(mutex_);
   if (status.ok()) {
@@ -261,6 +284,7 @@ absl::Status Ledger::Drain() const {
 absl::Status Ledger::Write(std::span<const Change> changes, std::uint64_t last) const {
   absl::StatusOr<Transaction> transaction = Begin(environment_->env, 0);
   if (!transaction.ok()) return transaction.status();
+  if (const int error = FailAt(Point::kLedgerPut)) return Failed("write", error);
   const auto put = [&](MDB_dbi table, std::string_view of_key, std::string_view of_value) {
     MDB_val key = ValueOf(of_key), value = ValueOf(of_value);
     return mdb_put(transaction->get(), table, &key, &value, 0);
@@ -280,7 +304,9 @@ absl::Status Ledger::Write(std::span<const Change> changes, std::uint64_t last) 
     if (error != 0) return Failed("write", error);
   }
   if (const int error = put(environment_->tables.back(), kLastKey, LedgerKey({last}))) return Failed("write", error);
+  if (const int error = FailAt(Point::kLedgerCommit)) return Failed("commit", error);
   if (const int error = mdb_txn_commit(transaction->release())) return Failed("commit", error);
+  FailAt(Point::kLedgerCommitted);
   return absl::OkStatus();
 }
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -44,8 +45,7 @@ class Ledger {
 
   // All of the changes, in order, or none. What writing says, as ResourceExhausted (a full disk) or Internal.
   absl::Status Apply(std::span<const Change> changes);
-  // For what has happened: applied now or, with the error that Apply has, in one transaction with the next changes that
-  // can be.
+  // For what has happened: applied now or, with the error that Apply has, before the next changes that can be.
   absl::Status ApplyOrDefer(std::vector<Change> changes);
   // From now on changes are dropped: the state that is recorded is for the next process.
   void Seal();
@@ -63,6 +63,7 @@ class Ledger {
   struct Environment;
   Ledger();
   absl::Status Append(std::vector<Change>& changes);
+  bool Log(std::vector<Change>& changes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Drain() const;
   absl::Status Write(std::span<const Change> changes, std::uint64_t last) const;
   absl::Status Recover();
@@ -72,8 +73,8 @@ class Ledger {
   mutable Mutex draining_;
   mutable Mutex mutex_;
   mutable CondVar changed_;
-  mutable std::vector<Change> logged_ ABSL_GUARDED_BY(mutex_);    // in the log and not in LMDB yet
-  mutable std::vector<Change> deferred_ ABSL_GUARDED_BY(mutex_);  // nowhere yet
+  mutable std::vector<Change> logged_ ABSL_GUARDED_BY(mutex_);        // in the log and not in LMDB yet
+  std::deque<std::vector<Change>> deferred_ ABSL_GUARDED_BY(mutex_);  // nowhere yet; what belongs together is together
   mutable std::unique_ptr<WriteAheadLog> log_ ABSL_GUARDED_BY(mutex_);
   mutable bool other_half_is_clear_ ABSL_GUARDED_BY(mutex_) = true;
   bool sealed_ ABSL_GUARDED_BY(mutex_) = false;

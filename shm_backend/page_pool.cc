@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "shm_backend/failure_point.h"
+
 namespace mapbroker::shm {
 namespace {
 
@@ -33,6 +35,7 @@ PagePool::~PagePool() {
 }
 
 std::optional<Run> PagePool::Allocate(std::uint64_t pages) {
+  if (FailAt(Point::kAllocate)) return std::nullopt;
   MutexLock lock(mutex_);
   for (;;) {
     if (const std::optional<Run> run = runs_.Allocate(pages)) return run;
@@ -104,7 +107,7 @@ void PagePool::PrefaultOne() {
   const std::size_t length = std::min<std::size_t>(kSlicePages * kPageSize, pool_.size() - begin);
   mutex_.Unlock();
   // Does not change what the pages hold, so it may run beside their owners.
-  const bool populated = madvise(pool_.data() + begin, length, MADV_POPULATE_WRITE) == 0;
+  const bool populated = !FailAt(Point::kPrefault) && madvise(pool_.data() + begin, length, MADV_POPULATE_WRITE) == 0;
   mutex_.Lock();
   if (populated) prefaulted_ += length;
   // A kernel that cannot do it (before 5.14) leaves the pages to their first users.

@@ -14,9 +14,11 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "shm_backend/available_memory.h"
 #include "shm_backend/descriptor_memory.h"
+#include "shm_backend/failure_point.h"
 
 namespace mapbroker::shm {
 namespace {
@@ -28,7 +30,10 @@ using Kind = SegmentSpec::Kind;
 constexpr char kShmDirectory[] = "/dev/shm";
 
 absl::Status Failed(const std::string& what, int error) {
-  return absl::Status(absl::ErrnoToStatusCode(error), absl::StrCat(what, ": ", std::strerror(error)));
+  absl::Status status(absl::ErrnoToStatusCode(error), absl::StrCat(what, ": ", std::strerror(error)));
+  // Where nommu::ErrnoOf looks for it.
+  status.SetPayload("mapbroker.errno", absl::Cord(std::to_string(error)));
+  return status;
 }
 
 std::string DirectoryOf(const std::string& path) {
@@ -129,6 +134,7 @@ absl::StatusOr<SegmentSpec> ParseSegmentSpec(const std::string& text) {
 
 absl::StatusOr<std::unique_ptr<Segment>> Segment::Create(const SegmentSpec& spec) {
   if (absl::Status status = CheckSpec(spec); !status.ok()) return status;
+  if (const int error = FailAt(Point::kSegmentCreate)) return Failed("cannot make the pool", error);
   std::unique_ptr<Segment> segment(new Segment);
   if (spec.huge_pages) segment->granularity_ = HugePageSize();
   absl::Status status = spec.kind == Kind::kMemfd ? segment->MakeMemfd(spec) : segment->MakeNamed(spec);
@@ -149,6 +155,7 @@ absl::StatusOr<std::unique_ptr<Segment>> Segment::Adopt(const SegmentSpec& spec,
       return absl::AlreadyExistsError(absl::StrCat("another mapbrokerd has the pool ", path));
     }
   }
+  if (const int error = FailAt(Point::kSegmentAdopt)) return Failed("cannot look at the old pool", error);
   segment->fd_ = std::move(fd);
   if (!segment->fd_ || segment->identity() != identity || identity.size != spec.size) {
     return absl::NotFoundError("the pool that the ledger is of is not there");
@@ -247,7 +254,7 @@ std::span<std::byte> Segment::bytes() const {
 
 absl::StatusOr<UniqueFd> Segment::ClientDescriptor(bool writable) const {
   const std::string self = absl::StrCat("/proc/self/fd/", fd_.get());
-  UniqueFd fd(open(self.c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
+  UniqueFd fd(FailAt(Point::kClientDescriptor) ? -1 : open(self.c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
   if (!fd) return Failed("cannot open the pool for a client", errno);
   return fd;
 }

@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "shm_backend/failure_point.h"
+
 namespace mapbroker::shm {
 namespace {
 
@@ -21,6 +23,7 @@ constexpr std::uint64_t AllUsed(std::uint32_t size) {
 }  // namespace
 
 std::optional<SmallObjects::Object> SmallObjects::Allocate(std::uint64_t bytes, std::uint32_t owner) {
+  if (FailAt(Point::kAllocateSmall)) return std::nullopt;
   const std::uint32_t size = *std::lower_bound(kSizes.begin(), kSizes.end(), bytes);
   MutexLock lock(mutex_);
   auto& with_room = with_room_[Kind{owner, size}];
@@ -59,6 +62,15 @@ bool SmallObjects::Restore(std::uint64_t start, std::uint64_t size, std::uint32_
     if (with_room->second.empty()) with_room_.erase(with_room);
   }
   return true;
+}
+
+void SmallObjects::CleanRestored() {
+  MutexLock lock(mutex_);
+  for (const auto& [page, slab] : slabs_) {
+    for (std::uint64_t slot = 0; slot < kPageSize / slab.size; ++slot) {
+      if ((slab.used >> slot & 1) == 0) std::memset(pool_.data() + page * kPageSize + slot * slab.size, 0, slab.size);
+    }
+  }
 }
 
 std::uint32_t SmallObjects::OwnerOf(std::uint64_t start) const {

@@ -33,6 +33,8 @@ class SmallObjects {
   // An object that was given out by another SmallObjects on the same pool, on a page of which the pool knows. False: it
   // contradicts what is there.
   bool Restore(std::uint64_t start, std::uint64_t size, std::uint32_t owner);
+  // After all of them: zeroes what is free on their pages, since nobody knows what it holds.
+  void CleanRestored();
   // Whose the page is. REQUIRES: an object starts at `start`.
   std::uint32_t OwnerOf(std::uint64_t start) const;
   // The pages that hold objects.

@@ -10,6 +10,7 @@
 #include <map>
 
 #include "absl/strings/str_cat.h"
+#include "shm_backend/failure_point.h"
 
 namespace mapbroker::shm {
 namespace {
@@ -37,12 +38,15 @@ struct WriteAheadLog::Header {
 absl::StatusOr<std::unique_ptr<WriteAheadLog>> WriteAheadLog::Open(const std::string& path) {
   std::unique_ptr<WriteAheadLog> log(new WriteAheadLog);
   const auto failed = [&](const char* what) {
-    const std::string text = absl::StrCat(what, " ", path, ": ", std::strerror(errno));
-    return errno == ENOSPC ? absl::ResourceExhaustedError(text) : absl::InternalError(text);
+    const int error = errno;
+    const std::string text = absl::StrCat(what, " ", path, ": ", std::strerror(error));
+    return error == ENOSPC ? absl::ResourceExhaustedError(text + ": make room in its directory")
+                           : absl::InternalError(text);
   };
   log->fd_ = UniqueFd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!log->fd_) return failed("cannot open");
-  if (ftruncate(log->fd_.get(), 2 * kHalf) != 0 || fallocate(log->fd_.get(), 0, 0, 2 * kHalf) != 0) {
+  if (FailAt(Point::kLogOpen) || ftruncate(log->fd_.get(), 2 * kHalf) != 0 ||
+      fallocate(log->fd_.get(), 0, 0, 2 * kHalf) != 0) {
     return failed("cannot allocate");
   }
   void* const base = mmap(nullptr, 2 * kHalf, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, log->fd_.get(), 0);

@@ -27,6 +27,16 @@ constexpr std::chrono::milliseconds kMaxDelay(500);
 
 constexpr char kDefaultRuntimeDir[] = "/run/mapbroker";
 
+std::string NewNonce() {
+  std::random_device random;
+  std::string nonce;
+  for (int part = 0; part < 4; ++part) {
+    const std::uint32_t number = random();
+    nonce.append(reinterpret_cast<const char*>(&number), sizeof(number));
+  }
+  return nonce;
+}
+
 // Absolute, since the process may change its working directory before gRPC connects.
 absl::StatusOr<std::string> RuntimeDirOf(const ConnectOptions& options) {
   std::string dir = options.runtime_dir;
@@ -62,14 +72,24 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Open(const ConnectOptions& opt
   if (!dir.ok()) return dir.status();
   std::shared_ptr<Session> session(new Session);
 
-  absl::StatusOr<std::unique_ptr<Handoff>> handoff = Handoff::Connect(*dir);
-  if (!handoff.ok()) return handoff.status();
   v1::Hello hello;
   hello.set_read_only(options.read_only);
   hello.set_token(absl::HexStringToBytes(options.token));
   hello.set_executed(options.executed);
-  absl::StatusOr<v1::Welcome> welcome = (*handoff)->Hello(std::move(hello), session->pool_);
-  if (!welcome.ok()) return welcome.status();
+  hello.set_nonce(NewNonce());
+  const auto deadline = std::chrono::steady_clock::now() + options.reconnect_timeout;
+  absl::StatusOr<std::unique_ptr<Handoff>> handoff;
+  absl::StatusOr<v1::Welcome> welcome;
+  for (bool said = false;;) {
+    handoff = Handoff::Connect(*dir);
+    if (!handoff.ok() && !said) return handoff.status();
+    welcome = handoff.ok() ? (*handoff)->Hello(hello, session->pool_) : handoff.status();
+    if (welcome.ok()) break;
+    // Whether there is a session is not known, so it is asked for again, and none is left behind.
+    said = said || handoff.ok();
+    if (!absl::IsUnavailable(welcome.status()) || std::chrono::steady_clock::now() >= deadline) return welcome.status();
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
   {
     shm::MutexLock lock(session->mutex_);
     session->handoff_ = *std::move(handoff);

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "daemon/nommu/refusal.h"
+#include "shm_backend/failure_point.h"
 
 namespace mapbroker::backing {
 namespace {
@@ -28,6 +30,7 @@ record::File Backing::Record() const {
   file.set_device(id.device);
   file.set_inode(id.inode);
   file.set_path(Path());
+  file.set_birth(id.birth);
   file.set_capabilities(capabilities);
   return file;
 }
@@ -42,6 +45,9 @@ absl::StatusOr<FileStat> Backing::Stat() const {
 
 absl::Status Fill(const Backing& file, std::uint64_t offset, std::span<std::byte> memory,
                   const std::function<bool()>& cancelled) {
+  if (const int error = shm::FailAt(shm::Point::kFill)) {
+    return nommu::Refuse(error, "S5", absl::StrCat("the file cannot be read: ", std::strerror(error)));
+  }
   const absl::StatusOr<std::uint64_t> size = file.Size();
   if (!size.ok()) return size.status();
   const std::uint64_t expected = offset < *size ? std::min<std::uint64_t>(*size - offset, memory.size()) : 0;

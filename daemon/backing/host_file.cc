@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "daemon/backing/closer.h"
 #include "daemon/nommu/refusal.h"
+#include "shm_backend/failure_point.h"
 
 namespace mapbroker::backing {
 namespace {
@@ -38,10 +39,15 @@ bool IsPseudoFile(int fd) {
   return false;
 }
 
+std::uint64_t BirthOf(const struct statx& stat) {
+  if ((stat.stx_mask & STATX_BTIME) == 0) return 0;
+  return static_cast<std::uint64_t>(stat.stx_btime.tv_sec) * 1'000'000'000 + stat.stx_btime.tv_nsec;
+}
+
 class HostFile final : public Backing {
  public:
   HostFile(UniqueFd fd, const struct statx& stat, int open_flags) : fd_(std::move(fd)), block_(S_ISBLK(stat.stx_mode)) {
-    id = {.device = makedev(stat.stx_dev_major, stat.stx_dev_minor), .inode = stat.stx_ino};
+    id = {.device = makedev(stat.stx_dev_major, stat.stx_dev_minor), .inode = stat.stx_ino, .birth = BirthOf(stat)};
     kind = KindOf(stat, open_flags);
     if (kind != Kind::kMappable) return;
     capabilities = nommu::kMapCopy;
@@ -67,6 +73,7 @@ class HostFile final : public Backing {
   }
 
   absl::StatusOr<std::size_t> Read(std::uint64_t offset, std::span<std::byte> into) const override {
+    if (const int error = shm::FailAt(shm::Point::kFileRead)) return Failed("pread", error);
     ssize_t read;
     do {
       read = pread(fd_.get(), into.data(), into.size(), static_cast<off_t>(offset));
@@ -100,10 +107,11 @@ class HostFile final : public Backing {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<Backing>> OpenHostFile(UniqueFd fd) {
+  if (const int error = shm::FailAt(shm::Point::kFileOpen)) return Failed("statx", error);
   const int open_flags = fcntl(fd.get(), F_GETFL);
   if (open_flags < 0) return Failed("F_GETFL", errno);
   struct statx stat;
-  if (statx(fd.get(), "", AT_EMPTY_PATH, STATX_BASIC_STATS, &stat) != 0) return Failed("statx", errno);
+  if (statx(fd.get(), "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &stat) != 0) return Failed("statx", errno);
   return std::make_shared<HostFile>(std::move(fd), stat, open_flags);
 }
 

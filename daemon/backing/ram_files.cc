@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "daemon/nommu/refusal.h"
 #include "daemon/records.h"
+#include "shm_backend/failure_point.h"
 
 namespace mapbroker::backing {
 namespace {
@@ -55,8 +56,15 @@ absl::Status NoSuchFile(const std::string& name) {
 
 }  // namespace
 
-RamNode::RamNode(RamFiles& files, std::string name, std::uint64_t inode, const Credentials& owner, mode_t mode)
-    : files_(files), name_(std::move(name)), inode_(inode), uid_(owner.uid), gid_(owner.gid), mode_(mode & 0777) {}
+RamNode::RamNode(RamFiles& files, std::string name, std::uint64_t inode, const Credentials& owner, mode_t mode,
+                 bool unlinked)
+    : files_(files),
+      name_(std::move(name)),
+      inode_(inode),
+      uid_(owner.uid),
+      gid_(owner.gid),
+      mode_(mode & 0777),
+      unlinked_(unlinked) {}
 
 RamNode::~RamNode() {
   Shrink(0);
@@ -84,7 +92,9 @@ absl::Status RamNode::Record(std::uint64_t size, const std::vector<Piece>& added
     run.set_pages(piece.run.pages);
     changes.push_back({kPieces, shm::LedgerKey({inode_, piece.first}), run.SerializeAsString()});
   }
-  if (files_.ledger_->Apply(changes).ok()) return absl::OkStatus();
+  const bool recorded = files_.ledger_->Apply(changes).ok();
+  shm::FailAt(shm::Point::kRamRecorded);
+  if (recorded) return absl::OkStatus();
   return CannotRecord("the change", "F");
 }
 
@@ -104,6 +114,19 @@ void RamNode::RestoreSize(std::uint64_t size, bool unlinked) {
   unlinked_ = unlinked;
 }
 
+void RamNode::CleanTail() {
+  shm::MutexLock lock(mutex_);
+  ZeroTail();
+}
+
+void RamNode::ZeroTail() {
+  const std::uint64_t kept = size_ % kPageSize;
+  if (kept == 0) return;
+  for (const Piece& last : PiecesIn(size_ / kPageSize, size_ / kPageSize + 1)) {
+    std::memset(files_.pool_.data() + last.run.first * kPageSize + kept, 0, kPageSize - kept);
+  }
+}
+
 std::string RamNode::Name() const {
   shm::MutexLock lock(mutex_);
   return unlinked_ ? name_ + " (deleted)" : name_;
@@ -114,11 +137,11 @@ std::uint64_t RamNode::Size() const {
   return size_;
 }
 
-absl::Status RamNode::SetUnlinked() {
+absl::Status RamNode::SetUnlinked(bool unlinked) {
   shm::MutexLock lock(mutex_);
-  unlinked_ = true;
+  const bool before = std::exchange(unlinked_, unlinked);
   absl::Status status = Record(size_, {});
-  unlinked_ = status.ok();
+  if (!status.ok()) unlinked_ = before;
   return status;
 }
 
@@ -304,13 +327,10 @@ void RamNode::Shrink(std::uint64_t size) {
     shm::MutexLock lock(mutex_);
     cut = PiecesIn(PagesOf(size), UINT64_MAX);
     RecordCut(size);
+    shm::FailAt(shm::Point::kRamCut);
     pages_.erase(IntervalOf(PagesOf(size), UINT64_MAX));
     size_ = size;
-    if (const std::uint64_t kept = size % kPageSize; kept != 0) {
-      for (const Piece& last : PiecesIn(size / kPageSize, size / kPageSize + 1)) {
-        std::memset(files_.pool_.data() + last.run.first * kPageSize + kept, 0, kPageSize - kept);
-      }
-    }
+    ZeroTail();
   }
   for (const Piece& piece : cut) files_.held_.Drop(piece.run);
 }
@@ -371,11 +391,20 @@ absl::StatusOr<nommu::PoolAddress> RamFile::GetUnmappedArea(const nommu::MapRequ
   return node_->Hold(request.offset / kPageSize, request.length / kPageSize);
 }
 
-absl::StatusOr<std::shared_ptr<RamNode>> RamFiles::Make(const std::string& name, const Credentials& owner,
-                                                        mode_t mode) {
-  auto node = std::make_shared<RamNode>(*this, name, ++last_inode_, owner, mode);
+absl::StatusOr<std::shared_ptr<RamNode>> RamFiles::Make(const std::string& name, const Credentials& owner, mode_t mode,
+                                                        bool unlinked) {
+  auto node = std::make_shared<RamNode>(*this, name, ++last_inode_, owner, mode, unlinked);
   if (absl::Status status = node->Create(); !status.ok()) return status;
   return node;
+}
+
+absl::Status RamFiles::Link(const std::string& name, const std::shared_ptr<RamNode>& node) {
+  if (absl::Status status = CheckName(name); !status.ok()) return status;
+  shm::MutexLock lock(mutex_);
+  if (names_.contains(name)) return Refuse(EEXIST, "F", absl::StrCat(name, " exists: take another name"));
+  if (absl::Status status = node->SetUnlinked(false); !status.ok()) return status;
+  names_.emplace(name, node);
+  return absl::OkStatus();
 }
 
 std::shared_ptr<RamNode> RamFiles::Restore(const std::string& name, std::uint64_t inode, const Credentials& owner,
@@ -407,7 +436,7 @@ absl::StatusOr<std::shared_ptr<RamFile>> RamFiles::Open(const std::string& name,
     return std::make_shared<RamFile>(found->second, flags);
   }
   if ((flags & O_CREAT) == 0) return NoSuchFile(name);
-  const auto node = Make(name, who, mode);
+  const auto node = Make(name, who, mode, /*unlinked=*/false);
   if (!node.ok()) return node.status();
   names_.emplace(name, *node);
   return std::make_shared<RamFile>(*node, flags);
@@ -416,10 +445,8 @@ absl::StatusOr<std::shared_ptr<RamFile>> RamFiles::Open(const std::string& name,
 absl::StatusOr<std::shared_ptr<RamNode>> RamFiles::MakeUnnamed(const std::string& shown, const Credentials& owner,
                                                                mode_t mode) {
   shm::MutexLock lock(mutex_);
-  auto node = Make(shown, owner, mode);
-  if (!node.ok()) return node.status();
-  if (absl::Status status = (*node)->SetUnlinked(); !status.ok()) return status;
-  return node;
+  // At once, so that nobody finds it by a name if the daemon is killed.
+  return Make(shown, owner, mode, /*unlinked=*/true);
 }
 
 absl::Status RamFiles::Unlink(const std::string& name, const Credentials& who) {
@@ -431,7 +458,7 @@ absl::Status RamFiles::Unlink(const std::string& name, const Credentials& who) {
     return Refuse(EPERM, "F",
                   absl::StrCat(name, " belongs to user ", found->second->uid(), ", who alone may unlink it"));
   }
-  if (absl::Status status = found->second->SetUnlinked(); !status.ok()) return status;
+  if (absl::Status status = found->second->SetUnlinked(true); !status.ok()) return status;
   node = std::move(found->second);
   names_.erase(found);
   return absl::OkStatus();

@@ -34,7 +34,8 @@ class RamFiles;
 // A file, open or not. Thread-safe. Its memory goes when the last descriptor and mapping do and it has no name (F6).
 class RamNode {
  public:
-  RamNode(RamFiles& files, std::string name, std::uint64_t inode, const Credentials& owner, mode_t mode);
+  RamNode(RamFiles& files, std::string name, std::uint64_t inode, const Credentials& owner, mode_t mode,
+          bool unlinked = false);
   ~RamNode();
   RamNode(const RamNode&) = delete;
   RamNode& operator=(const RamNode&) = delete;
@@ -46,8 +47,8 @@ class RamNode {
   std::string Name() const;
   std::uint64_t Size() const;
   FileStat Stat() const;
-  // It has lost its name, or never had one. ENOSPC if that cannot be recorded.
-  absl::Status SetUnlinked();
+  // It has lost its name, or got one. ENOSPC if that cannot be recorded.
+  absl::Status SetUnlinked(bool unlinked);
 
   // How many bytes were read: fewer than asked for only at the end of the file. Holes read as zeros.
   std::size_t Read(std::uint64_t offset, std::span<std::byte> into) const;
@@ -61,6 +62,8 @@ class RamNode {
   // Makes again what was recorded, of a file that has nothing yet; the pages are held from now on.
   void RestorePiece(std::uint64_t first, shm::Run run);
   void RestoreSize(std::uint64_t size, bool unlinked);
+  // After them: the rest of the last page holds zeros, also if a daemon was killed before it had zeroed it.
+  void CleanTail();
 
   // F5: gives back the pages past the new size and zeroes the rest of the last. Whoever holds pages keeps them.
   void Shrink(std::uint64_t size);
@@ -86,6 +89,7 @@ class RamNode {
   absl::Status AllocateGaps(std::vector<Piece>& gaps) const;
   void FreePieces(const std::vector<Piece>& pieces) const;
   absl::Status Record(std::uint64_t size, const std::vector<Piece>& added) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ZeroTail() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RecordCut(std::uint64_t size) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   shm::Ledger::Change RecordOf(std::uint64_t size) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -96,7 +100,7 @@ class RamNode {
   const gid_t gid_;
   const mode_t mode_;
   mutable shm::Mutex mutex_;
-  bool unlinked_ ABSL_GUARDED_BY(mutex_) = false;
+  bool unlinked_ ABSL_GUARDED_BY(mutex_);
   std::uint64_t size_ ABSL_GUARDED_BY(mutex_) = 0;
   Pages pages_ ABSL_GUARDED_BY(mutex_);
 };
@@ -144,8 +148,10 @@ class RamFiles {
   // EEXIST, EACCES, EINVAL, ENAMETOOLONG, ENOTDIR (O_DIRECTORY).
   absl::StatusOr<std::shared_ptr<RamFile>> Open(const std::string& name, int flags, mode_t mode,
                                                 const Credentials& who);
-  // A file that never had a name; `shown` is what listings say.
+  // A file that has no name yet; `shown` is what listings say.
   absl::StatusOr<std::shared_ptr<RamNode>> MakeUnnamed(const std::string& shown, const Credentials& owner, mode_t mode);
+  // Gives it its name, when it is complete. EEXIST, ENOSPC and what Open says of names.
+  absl::Status Link(const std::string& name, const std::shared_ptr<RamNode>& node);
   // Makes a file again that was recorded; one that is unlinked goes with the last who has it.
   std::shared_ptr<RamNode> Restore(const std::string& name, std::uint64_t inode, const Credentials& owner, mode_t mode,
                                    bool unlinked);
@@ -157,8 +163,8 @@ class RamFiles {
 
  private:
   friend class RamNode;
-  absl::StatusOr<std::shared_ptr<RamNode>> Make(const std::string& name, const Credentials& owner, mode_t mode)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<std::shared_ptr<RamNode>> Make(const std::string& name, const Credentials& owner, mode_t mode,
+                                                bool unlinked) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   shm::PagePool& pages_;
   const std::span<std::byte> pool_;

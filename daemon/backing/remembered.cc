@@ -12,7 +12,7 @@ namespace {
 class Remembered final : public Backing {
  public:
   Remembered(const record::File& file, std::shared_ptr<Device> device) : file_(file), device_(std::move(device)) {
-    id = {.device = file.device(), .inode = file.inode()};
+    id = {.device = file.device(), .inode = file.inode(), .birth = file.birth()};
     capabilities = file.capabilities();
     readable = true;  // so that it is told why it cannot be read
   }

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "daemon/nommu/refusal.h"
 #include "daemon/records.h"
+#include "shm_backend/failure_point.h"
 
 namespace mapbroker::backing {
 namespace {
@@ -202,6 +203,7 @@ absl::StatusOr<int> SysvShm::Get(key_t key, std::uint64_t size, int flags, const
     if (!ledger_->Apply({&record, 1}).ok()) {
       return CannotRecord("the segment", "V");
     }
+    shm::FailAt(shm::Point::kSegmentRecorded);
   }
   segments_.emplace(id, Entry{segment, *std::move(node)});
   pages_ += PagesOf(size);
@@ -285,8 +287,19 @@ absl::Status SysvShm::Remove(int id, const std::function<bool(const nommu::FileI
   segment.key = IPC_PRIVATE;
   segment.marked_destroyed = true;
   Note(segment);
+  shm::FailAt(shm::Point::kSegmentMarked);
   if (!is_mapped(segment.file)) gone = Take(id);
   return absl::OkStatus();
+}
+
+void SysvShm::DropRemoved(const std::function<bool(const nommu::FileId&)>& is_mapped) {
+  std::vector<std::shared_ptr<RamNode>> gone;  // their memory goes after the lock
+  shm::MutexLock lock(mutex_);
+  std::vector<int> removed;
+  for (const auto& [id, entry] : segments_) {
+    if (entry.segment.marked_destroyed && !is_mapped(entry.segment.file)) removed.push_back(id);
+  }
+  for (const int id : removed) gone.push_back(Take(id));
 }
 
 std::shared_ptr<RamNode> SysvShm::Take(int id) {

@@ -51,6 +51,9 @@ class SysvShm {
 
   // Makes a segment again that was recorded.
   void Restore(int id, const record::Segment& recorded, std::shared_ptr<RamNode> node);
+  // After all that is mapped: segments that were removed and are not mapped go, as the killed daemon was about to have
+  // it.
+  void DropRemoved(const std::function<bool(const nommu::FileId&)>& is_mapped);
   // A file of the segment, as shmat opened it; null if there is none.
   std::shared_ptr<Backing> Reopen(const record::File& recorded);
 

@@ -9,10 +9,12 @@ namespace mapbroker::nommu {
 struct FileId {
   std::uint64_t device = 0;
   std::uint64_t inode = 0;
+  // When it was made, in nanoseconds, since inode numbers are given again; 0 where that is not known.
+  std::uint64_t birth = 0;
   friend bool operator==(const FileId&, const FileId&) = default;
   template <typename H>
   friend H AbslHashValue(H h, const FileId& id) {
-    return H::combine(std::move(h), id.device, id.inode);
+    return H::combine(std::move(h), id.device, id.inode, id.birth);
   }
 };
 

@@ -17,6 +17,7 @@
 #include "daemon/process.h"
 #include "daemon/session/wire_error.h"
 #include "proto/handoff_packet.h"
+#include "shm_backend/failure_point.h"
 #include "spdlog/spdlog.h"
 
 #ifndef SO_PEERPIDFD
@@ -30,6 +31,9 @@ using nommu::Refuse;
 
 // A peer that connects and says nothing is dropped after this; a client says Hello at once.
 constexpr std::uint64_t kHelloDeadlineUsec = 5'000'000;
+
+// Bytes; 16 cannot be met by chance.
+constexpr std::size_t kMaxNonce = 32;
 
 absl::StatusOr<Credentials> PeerOf(int socket) {
   ucred peer{};
@@ -52,9 +56,10 @@ absl::StatusOr<Credentials> PeerOf(int socket) {
 absl::StatusOr<shm::UniqueFd> PidfdOf(int socket, pid_t pid) {
   int fd = -1;
   socklen_t size = sizeof(fd);
-  if (getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &fd, &size) == 0) return shm::UniqueFd(fd);
+  const bool fails = shm::FailAt(shm::Point::kPidfd) != 0;
+  if (!fails && getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &fd, &size) == 0) return shm::UniqueFd(fd);
   // glibc 2.36 declares pidfd_open without C linkage.
-  shm::UniqueFd opened(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  shm::UniqueFd opened(fails ? -1 : static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
   if (!opened)
     return Refuse(ESRCH, "", absl::StrCat("process ", pid, " is gone or cannot be watched: ", strerror(errno)));
   return opened;
@@ -125,7 +130,9 @@ void HandoffServer::Accept() {
 
 void HandoffServer::Receive(Connection& connection) {
   v1::HandoffRequest request;
-  HandoffPacket packet = ReceiveHandoffPacket(connection.socket.get(), request);
+  const int fails = shm::FailAt(shm::Point::kReceive);
+  HandoffPacket packet =
+      fails ? HandoffPacket{.error = fails, .fd = {}} : ReceiveHandoffPacket(connection.socket.get(), request);
   if (packet.error == EAGAIN) return;
   if (packet.error == ECONNRESET) return Drop(connection.number);
 
@@ -139,7 +146,10 @@ void HandoffServer::Receive(Connection& connection) {
     reply = std::move(refusal);
   }
   // A peer that does not take its answers loses its connection instead of holding anybody up.
-  const bool sent = SendHandoffPacket(connection.socket.get(), *reply, descriptor.get()) == 0;
+  const bool sent =
+      !shm::FailAt(shm::Point::kSend) && SendHandoffPacket(connection.socket.get(), *reply, descriptor.get()) == 0;
+  // Nor has it a session that it was never told of.
+  if (!sent && reply->has_welcome() && request.hello().token().empty()) EndSession(reply->welcome().session());
   if (broken || !sent || reply->has_farewell()) Drop(connection.number);
 }
 
@@ -180,6 +190,7 @@ absl::StatusOr<v1::HandoffReply> HandoffServer::Welcome(Connection& connection, 
   const absl::StatusOr<SessionTable::Opened> opened = SessionFor(hello, *peer, *std::move(pidfd));
   if (!opened.ok()) return opened.status();
 
+  shm::FailAt(shm::Point::kWelcome);
   connection.session = opened->session;
   connection.hello_deadline.reset();
   descriptor = *std::move(pool);
@@ -194,9 +205,19 @@ absl::StatusOr<v1::HandoffReply> HandoffServer::Welcome(Connection& connection, 
 // The session that the peer means: a new one, or by a token one that is.
 absl::StatusOr<SessionTable::Opened> HandoffServer::SessionFor(const v1::Hello& hello, const Credentials& peer,
                                                                shm::UniqueFd pidfd) {
+  if (hello.nonce().size() > kMaxNonce) return Refuse(EINVAL, "", "the nonce of a Hello has at most 32 bytes");
+  // A daemon before this one opened it, and was killed before it could say so, or before the old session had ended.
+  if (auto opened = hello.nonce().empty() ? std::nullopt : sessions_.FindByNonce(peer, hello.nonce())) {
+    const std::shared_ptr<Session> old = sessions_.Find(absl::BytesToHexString(hello.token()));
+    if (hello.executed() && old != nullptr && old->peer().pid == peer.pid) {
+      hooks_.move_files(*old, *opened->session);
+      EndSession(old->id());
+    }
+    return *std::move(opened);
+  }
   if (hello.token().empty()) {
     if (hello.executed()) return Refuse(EINVAL, "X4", "what a program was executed over is named by its token");
-    return OpenSession(peer, hello.read_only(), std::move(pidfd), hooks_.open_space(peer.pid));
+    return OpenSession(hello, peer, std::move(pidfd), hooks_.open_space(peer.pid));
   }
   const std::shared_ptr<Session> named = sessions_.Find(absl::BytesToHexString(hello.token()));
   if (named == nullptr) return Refuse(ESRCH, "", "no session has this token: it has ended; connect without one");
@@ -207,9 +228,10 @@ absl::StatusOr<SessionTable::Opened> HandoffServer::SessionFor(const v1::Hello& 
   if (hello.executed()) {
     if (!same_process) return Refuse(EPERM, "X4", "the token is of another process, whose session this one cannot end");
     absl::StatusOr<SessionTable::Opened> opened =
-        OpenSession(peer, hello.read_only(), std::move(pidfd), hooks_.open_space(peer.pid));
+        OpenSession(hello, peer, std::move(pidfd), hooks_.open_space(peer.pid));
     if (opened.ok()) {
       hooks_.move_files(*named, *opened->session);
+      shm::FailAt(shm::Point::kMoveFiles);
       EndSession(named->id());
     }
     return opened;
@@ -220,12 +242,12 @@ absl::StatusOr<SessionTable::Opened> HandoffServer::SessionFor(const v1::Hello& 
   }
   spdlog::info("process {} joins session {} of process {}", peer.pid, named->id(), named->peer().pid);
   hooks_.join_space(named->space(), peer.pid);
-  return OpenSession(peer, hello.read_only(), std::move(pidfd), named->space());
+  return OpenSession(hello, peer, std::move(pidfd), named->space());
 }
 
-absl::StatusOr<SessionTable::Opened> HandoffServer::OpenSession(const Credentials& peer, bool read_only,
+absl::StatusOr<SessionTable::Opened> HandoffServer::OpenSession(const v1::Hello& hello, const Credentials& peer,
                                                                 shm::UniqueFd pidfd, nommu::SpaceId space) {
-  absl::StatusOr<SessionTable::Opened> opened = sessions_.Open(peer, read_only, space);
+  absl::StatusOr<SessionTable::Opened> opened = sessions_.Open(peer, hello.read_only(), space, hello.nonce());
   if (!opened.ok()) {
     hooks_.leave_space(space, peer.pid);  // in one portion: if it is the only user, nothing is mapped
     return opened.status();
@@ -235,7 +257,7 @@ absl::StatusOr<SessionTable::Opened> HandoffServer::OpenSession(const Credential
     return status;
   }
   spdlog::info("session {} opened by process {} (uid {}{})", opened->session->id(), peer.pid, peer.uid,
-               read_only ? ", read-only" : "");
+               hello.read_only() ? ", read-only" : "");
   return opened;
 }
 
@@ -252,7 +274,8 @@ absl::Status HandoffServer::Watch(std::shared_ptr<Session> session, shm::UniqueF
     ended.server->EndSession(ended.session->id());
     return 0;
   };
-  if (sd_event_add_io(loop_, &source, process.pidfd.get(), EPOLLIN, on_end, &process) < 0) {
+  if (shm::FailAt(shm::Point::kWatch) ||
+      sd_event_add_io(loop_, &source, process.pidfd.get(), EPOLLIN, on_end, &process) < 0) {
     return Refuse(ENOMEM, "", "the process cannot be watched");
   }
   process.ended.reset(source);
@@ -260,6 +283,7 @@ absl::Status HandoffServer::Watch(std::shared_ptr<Session> session, shm::UniqueF
 }
 
 absl::Status HandoffServer::Restore() {
+  shm::FailAt(shm::Point::kRestoreSessions);
   return sessions_.Restore([&](const std::shared_ptr<Session>& session, std::uint64_t start_time) {
     const pid_t pid = session->peer().pid;
     hooks_.join_space(session->space(), pid);
@@ -274,6 +298,7 @@ void HandoffServer::SayFarewell() {
   v1::HandoffReply farewell;
   farewell.mutable_farewell();
   for (const auto& [number, connection] : connections_) {
+    shm::FailAt(shm::Point::kFarewell);
     if (connection.session != nullptr) SendHandoffPacket(connection.socket.get(), farewell);
   }
 }
@@ -291,12 +316,14 @@ void HandoffServer::EndSession(std::uint64_t session) {
   if (found == processes_.end() || found->second.closing != nullptr) return;
   Process& process = found->second;
   sessions_.Close(session);
+  shm::FailAt(shm::Point::kEndSession);
   process.ended.reset();
   spdlog::info("session {} of process {} ended", session, process.session->peer().pid);
   // By portions between other events, so that the end of a large session holds nobody up.
   sd_event_source* source = nullptr;
   const auto on_portion = [](sd_event_source*, void* at) {
     auto& closing = *static_cast<Process*>(at);
+    shm::FailAt(shm::Point::kLeaveSpace);
     if (closing.server->hooks_.leave_space(closing.session->space(), closing.session->peer().pid)) {
       closing.server->Forget(closing.session->id());
     }

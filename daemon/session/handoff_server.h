@@ -81,7 +81,7 @@ class HandoffServer {
                                           shm::UniqueFd& descriptor);
   absl::StatusOr<v1::HandoffReply> Welcome(Connection& connection, const v1::Hello& hello, shm::UniqueFd& descriptor);
   absl::StatusOr<SessionTable::Opened> SessionFor(const v1::Hello& hello, const Credentials& peer, shm::UniqueFd pidfd);
-  absl::StatusOr<SessionTable::Opened> OpenSession(const Credentials& peer, bool read_only, shm::UniqueFd pidfd,
+  absl::StatusOr<SessionTable::Opened> OpenSession(const v1::Hello& hello, const Credentials& peer, shm::UniqueFd pidfd,
                                                    nommu::SpaceId space);
   absl::Status Watch(std::shared_ptr<Session> session, shm::UniqueFd pidfd);
   void EndSession(std::uint64_t session);

@@ -13,6 +13,7 @@
 #include "daemon/process.h"
 #include "daemon/record.pb.h"
 #include "daemon/records.h"
+#include "shm_backend/failure_point.h"
 
 namespace mapbroker::session {
 namespace {
@@ -38,13 +39,14 @@ bool SameSecret(const std::string& a, const std::string& b) {
 
 }  // namespace
 
-absl::StatusOr<SessionTable::Opened> SessionTable::Open(const Credentials& peer, bool read_only, nommu::SpaceId space) {
+absl::StatusOr<SessionTable::Opened> SessionTable::Open(const Credentials& peer, bool read_only, nommu::SpaceId space,
+                                                        const std::string& nonce) {
   const std::uint64_t start_time = StartTimeOf(peer.pid);
   shm::MutexLock lock(mutex_);
   const std::uint64_t id = next_id_++;
-  const Entry entry{std::make_shared<Session>(id, peer, read_only, space), NewToken(id), start_time};
+  const Entry entry{std::make_shared<Session>(id, peer, read_only, space), NewToken(id), start_time, nonce};
   const shm::Ledger::Change record = RecordOf(entry);
-  if (!ledger_.Apply({&record, 1}).ok()) return CannotRecord("the session");
+  if (shm::FailAt(shm::Point::kSessionRecord) || !ledger_.Apply({&record, 1}).ok()) return CannotRecord("the session");
   sessions_[id] = entry;
   return Opened{entry.session, entry.token};
 }
@@ -61,6 +63,8 @@ shm::Ledger::Change SessionTable::RecordOf(const Entry& entry) {
   record.set_traced(session.marked_traced());
   record.set_space(session.space());
   record.set_token(entry.token);
+  record.set_ended(entry.ended);
+  record.set_nonce(entry.nonce);
   return {kSessions, shm::LedgerKey({session.id()}), record.SerializeAsString()};
 }
 
@@ -77,12 +81,13 @@ absl::Status SessionTable::Restore(
     if (getrandom(&first_number, sizeof(first_number), 0) != sizeof(first_number)) std::abort();
     const Entry entry{
         std::make_shared<Session>(numbers[0], peer, recorded->read_only(), recorded->space(), first_number & INT_MAX),
-        recorded->token(), recorded->start_time()};
+        recorded->token(), recorded->ended() ? 0 : recorded->start_time(), recorded->nonce(), recorded->ended()};
     entry.session->set_traced(recorded->traced());
     {
       shm::MutexLock lock(mutex_);
       next_id_ = std::max(next_id_, numbers[0] + 1);
       sessions_[numbers[0]] = entry;
+      if (!entry.nonce.empty() && !entry.ended) restored_[entry.nonce] = numbers[0];
     }
     return session(entry.session, entry.start_time);
   });
@@ -98,6 +103,7 @@ void SessionTable::SetTraced(pid_t pid, bool traced) {
 }
 
 void SessionTable::Forget(std::uint64_t id) {
+  shm::FailAt(shm::Point::kForget);
   const auto all_of = [&](Table table) {
     return shm::Ledger::Change{table, shm::LedgerKey({id, 0}), std::nullopt, shm::LedgerKey({id, UINT64_MAX})};
   };
@@ -127,9 +133,23 @@ bool SessionTable::HasProcess(pid_t pid) const {
                      [&](const auto& entry) { return entry.second.session->peer().pid == pid; });
 }
 
+std::optional<SessionTable::Opened> SessionTable::FindByNonce(const Credentials& peer, const std::string& nonce) const {
+  shm::MutexLock lock(mutex_);
+  const auto id = restored_.find(nonce);
+  const auto found = id == restored_.end() ? sessions_.end() : sessions_.find(id->second);
+  if (found == sessions_.end() || found->second.session->peer().pid != peer.pid) return std::nullopt;
+  return Opened{found->second.session, found->second.token};
+}
+
 void SessionTable::Close(std::uint64_t id) {
   shm::MutexLock lock(mutex_);
-  sessions_.erase(id);
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end()) return;
+  // Its mappings go by and by, and if the daemon is killed meanwhile the next goes on with that.
+  found->second.ended = true;
+  ledger_.ApplyOrDefer({RecordOf(found->second)}).IgnoreError();
+  restored_.erase(found->second.nonce);
+  sessions_.erase(found);
 }
 
 std::size_t SessionTable::size() const {

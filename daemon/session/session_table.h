@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/container/flat_hash_map.h"
@@ -26,10 +27,14 @@ class SessionTable {
   };
 
   // Numbers start at 1 and are not reused. ENOSPC. REQUIRES: `space` is an open address space of the peer.
-  absl::StatusOr<Opened> Open(const Credentials& peer, bool read_only, nommu::SpaceId space);
+  absl::StatusOr<Opened> Open(const Credentials& peer, bool read_only, nommu::SpaceId space,
+                              const std::string& nonce = "");
+  // One that a daemon before opened and that was perhaps never answered: by the nonce of its Hello. Null if there is
+  // none.
+  std::optional<Opened> FindByNonce(const Credentials& peer, const std::string& nonce) const;
 
-  // Calls `session` for each that was recorded, and is in the table again, with when its process was started. Numbers
-  // go on after them. DataLoss.
+  // Calls `session` for each that was recorded, and is in the table again, with when its process was started, 0 for one
+  // that was closed. Numbers go on after them. DataLoss.
   absl::Status Restore(
       const std::function<absl::Status(const std::shared_ptr<Session>&, std::uint64_t start_time)>& session);
 
@@ -45,7 +50,7 @@ class SessionTable {
 
   bool HasProcess(pid_t pid) const;
 
-  // From now on the token is worth nothing.
+  // From now on, also for the daemons to come, the token is worth nothing.
   void Close(std::uint64_t id);
   // It was closed, and all it had is gone: so are its records.
   void Forget(std::uint64_t id);
@@ -57,6 +62,8 @@ class SessionTable {
     std::shared_ptr<Session> session;
     std::string token;
     std::uint64_t start_time = 0;  // of the process
+    std::string nonce = {};
+    bool ended = false;
   };
 
   static shm::Ledger::Change RecordOf(const Entry& entry);
@@ -65,6 +72,7 @@ class SessionTable {
   mutable shm::Mutex mutex_;
   std::uint64_t next_id_ ABSL_GUARDED_BY(mutex_) = 1;
   absl::flat_hash_map<std::uint64_t, Entry> sessions_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<std::string, std::uint64_t> restored_ ABSL_GUARDED_BY(mutex_);  // by nonce
 };
 
 }  // namespace mapbroker::session

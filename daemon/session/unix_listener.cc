@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "daemon/nommu/refusal.h"
+#include "shm_backend/failure_point.h"
 
 namespace mapbroker::session {
 namespace {
@@ -64,7 +65,8 @@ UnixListener::~UnixListener() {
 }
 
 shm::UniqueFd UnixListener::Accept() {
-  shm::UniqueFd connection(accept4(fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  shm::UniqueFd connection(
+      shm::FailAt(shm::Point::kAccept) ? -1 : accept4(fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
   if (!connection && (errno == EMFILE || errno == ENFILE)) {
     spare_.reset();
     shm::UniqueFd refused(accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC));

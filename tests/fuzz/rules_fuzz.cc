@@ -172,7 +172,7 @@ class Harness {
     if (length == 0 || length > kPoolPages * kPage || offset % kPage != 0) return false;
     const std::uint64_t rounded = (length + kPage - 1) / kPage * kPage;
     const auto area = file.GetUnmappedArea({.length = rounded, .flags = MAP_SHARED, .offset = offset});
-    if (area.ok()) file.Close(*area, rounded);
+    if (area.ok()) file.Close(*area, rounded, true);
     return area.ok();
   }
 

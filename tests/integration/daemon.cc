@@ -41,22 +41,23 @@ class NotifySocket {
   shm::UniqueFd socket_;
 };
 
-std::vector<std::string> DaemonCommand(const std::vector<std::string>& options) {
-  std::vector<std::string> command = {MAPBROKERD};
+std::vector<std::string> DaemonCommand(const std::vector<std::string>& options, const std::string& failure_points) {
+  std::vector<std::string> command = {failure_points.empty() ? MAPBROKERD : MAPBROKERD_TEST};
   command.insert(command.end(), options.begin(), options.end());
   return command;
 }
 
 }  // namespace
 
-Daemon::Daemon(std::vector<std::string> options, const std::string& runtime_dir)
+Daemon::Daemon(std::vector<std::string> options, const std::string& runtime_dir, const std::string& failure_points)
     : runtime_dir_(runtime_dir.empty() ? home_.Path("run") : runtime_dir) {
   if (std::find(options.begin(), options.end(), "--pool-size") == options.end()) {
     options.insert(options.end(), {"--pool-size", "64M"});
   }
   options.insert(options.end(), {"--runtime-dir", runtime_dir_});
   NotifySocket notify(files_.Path("notify"));
-  process_.emplace(DaemonCommand(options), Environment{{"NOTIFY_SOCKET", files_.Path("notify")}});
+  process_.emplace(DaemonCommand(options, failure_points),
+                   Environment{{"NOTIFY_SOCKET", files_.Path("notify")}, {"MAPBROKER_FAILURE_POINTS", failure_points}});
   WaitUntil("the daemon is ready", [&] { return notify.Ready() || !process_->Running(); });
   if (!process_->Running()) throw std::runtime_error("mapbrokerd ended instead of serving: " + Log());
 }
@@ -93,7 +94,14 @@ void Daemon::Kill() {
   process_->Wait();
 }
 
-Finished RunDaemon(const std::vector<std::string>& options) { return Run(DaemonCommand(options)); }
+int Daemon::AwaitEnd() {
+  stopped_ = true;
+  return process_->Wait();
+}
+
+Finished RunDaemon(const std::vector<std::string>& options, const std::string& failure_points) {
+  return Run(DaemonCommand(options, failure_points), {{"MAPBROKER_FAILURE_POINTS", failure_points}});
+}
 
 Finished Mapctl(const std::string& runtime_dir, const std::vector<std::string>& arguments) {
   std::vector<std::string> command = {MAPCTL};

@@ -14,8 +14,10 @@ class Daemon {
  public:
   // Starts the daemon with a pool of 64 MiB, unless `options` give a size, and waits until it says by sd_notify(3) that
   // it is ready. Throws, which fails the test, if it does not come to that. Its runtime directory is `runtime_dir`, or
-  // one of its own that does not exist before.
-  explicit Daemon(std::vector<std::string> options = {}, const std::string& runtime_dir = "");
+  // one of its own that does not exist before. `failure_points`: the file that mapbrokerd_test, which is started then,
+  // has its failure points from (tests/system/failure_points.cc).
+  explicit Daemon(std::vector<std::string> options = {}, const std::string& runtime_dir = "",
+                  const std::string& failure_points = "");
   // Stops it, if the test has not.
   ~Daemon();
 
@@ -23,6 +25,8 @@ class Daemon {
   // A directory for the test's files.
   const TempDir& files() const { return files_; }
   std::string Log() const { return process_->Errors(); }
+  bool Running() const { return process_->Running(); }
+  void Signal(int signal) const { process_->Signal(signal); }
 
   // What any test may do after its mischief: asserts that a well-behaved client can map a file and read it.
   void ExpectServes();
@@ -33,6 +37,8 @@ class Daemon {
   void StopKeeping();
   // Ends it as a crash does.
   void Kill();
+  // Waits for the end of one that is expected to end by itself; its status as a shell tells it.
+  int AwaitEnd();
 
  private:
   TempDir home_, files_;
@@ -42,7 +48,7 @@ class Daemon {
 };
 
 // A daemon that is expected not to start: runs it to its end.
-Finished RunDaemon(const std::vector<std::string>& options);
+Finished RunDaemon(const std::vector<std::string>& options, const std::string& failure_points = "");
 
 // Runs mapctl for the daemon that serves `runtime_dir`.
 Finished Mapctl(const std::string& runtime_dir, const std::vector<std::string>& arguments);
