@@ -70,15 +70,18 @@ absl::Status Device::Erase(std::uint64_t, std::uint64_t) {
 
 absl::StatusOr<std::unique_ptr<DeviceMemory>> DeviceMemory::Allocate(std::uint64_t size,
                                                                      const DeviceEnvironment& environment) {
+  absl::StatusOr<Charge> charge = Charge::Take(environment.payer, Resource::kBytes, nommu::PagesOf(size) * kPageSize);
+  if (!charge.ok()) return charge.status();
   const std::optional<shm::Run> run = environment.pages.Allocate(nommu::PagesOf(size));
   if (!run) {
     return Refuse(ENOMEM, "D", absl::StrCat("no contiguous run of ", size, " bytes is free for the device"));
   }
-  return std::unique_ptr<DeviceMemory>(new DeviceMemory(*run, size, environment));
+  return std::unique_ptr<DeviceMemory>(new DeviceMemory(*run, size, environment, *std::move(charge)));
 }
 
-DeviceMemory::DeviceMemory(shm::Run run, std::uint64_t size, const DeviceEnvironment& environment)
-    : run_(run),
+DeviceMemory::DeviceMemory(shm::Run run, std::uint64_t size, const DeviceEnvironment& environment, Charge charge)
+    : charge_(std::move(charge)),
+      run_(run),
       held_(environment.held),
       bytes_(environment.pool.subspan(run.first * kPageSize, size)),
       room_(run.pages * kPageSize) {

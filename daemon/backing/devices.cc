@@ -79,14 +79,17 @@ absl::Status Devices::Create(const DeviceSpec& spec) {
   if (absl::Status status = CheckName(spec.name); !status.ok()) return status;
   if (Look(spec.name).ok()) return Exists(spec.name);
   // Outside the lock: memory is found and contents are read.
-  absl::StatusOr<std::shared_ptr<Device>> device = kind->make(spec, environment_);
+  absl::StatusOr<std::shared_ptr<Device>> device = kind->make(spec, environment_.For(spec.owner.uid));
   if (!device.ok()) return device.status();
   return Add(spec, *std::move(device)).status();
 }
 
 absl::StatusOr<FileStat> Devices::Add(const DeviceSpec& spec, std::shared_ptr<Device> device) {
   if (absl::Status status = CheckName(spec.name); !status.ok()) return status;
-  Entry entry{spec, 0, std::move(device)};
+  absl::StatusOr<Charge> existence =
+      Charge::Take(environment_.For(spec.owner.uid).payer, Resource::kBytes, nommu::kPageSize);
+  if (!existence.ok()) return existence.status();
+  Entry entry{spec, 0, std::move(device), std::make_shared<Charge>(*std::move(existence))};
   entry.spec.contents = nullptr;
   shm::MutexLock lock(mutex_);
   entry.inode = ++last_inode_;

@@ -23,7 +23,8 @@ absl::StatusOr<Drivers::Registered> Drivers::Register(const DriverSpec& spec, st
     if (absl::Status status = device->Connect(spec, std::move(channel)); !status.ok()) return status;
     return Registered{device, device->MemoryFile(standing->info.stat)};
   }
-  absl::StatusOr<std::shared_ptr<DriverDevice>> device = DriverDevice::Make(spec, environment_, deadline_);
+  absl::StatusOr<std::shared_ptr<DriverDevice>> device =
+      DriverDevice::Make(spec, environment_.For(spec.owner.uid), deadline_);
   if (!device.ok()) return device.status();
   if (absl::Status status = (*device)->Connect(spec, std::move(channel)); !status.ok()) return status;
   const absl::StatusOr<FileStat> stat = devices_.Add(

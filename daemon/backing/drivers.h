@@ -1,6 +1,7 @@
 // The devices that other processes drive.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -19,6 +20,9 @@ class Drivers {
   Drivers(Devices& devices, const DeviceEnvironment& environment, std::chrono::milliseconds deadline)
       : devices_(devices), environment_(environment), deadline_(deadline) {}
 
+  // For drivers that register from now on.
+  void SetDeadline(std::chrono::milliseconds deadline) { deadline_ = deadline; }
+
   struct Registered {
     std::shared_ptr<DriverDevice> device;
     std::shared_ptr<Backing> memory;  // what the driver maps; null if it asked for none
@@ -32,7 +36,7 @@ class Drivers {
  private:
   Devices& devices_;
   const DeviceEnvironment environment_;
-  const std::chrono::milliseconds deadline_;
+  std::atomic<std::chrono::milliseconds> deadline_;
 };
 
 }  // namespace mapbroker::backing
