@@ -51,7 +51,7 @@ struct Limits {
   std::uint64_t nr_trim_pages = 1;
   // How long a driver may take to answer one call, in milliseconds (D12).
   std::uint64_t driver_deadline_ms = 5000;
-  UserLimits users;
+  UserLimits users = {};
 };
 
 // What shmat(2) made.

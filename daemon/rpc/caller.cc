@@ -24,7 +24,7 @@ std::shared_ptr<session::Session> Find(const grpc::ServerContextBase& context, c
 absl::StatusOr<Charge> Begin(Account* account, bool gives_back) {
   if (account == nullptr) return Charge();
   if (absl::Status status = account->TakeRequest(gives_back); !status.ok()) return status;
-  return Charge::Take(account, Resource::kCalls, 1);
+  return gives_back ? Charge::Add(account, Resource::kCalls, 1) : Charge::Take(account, Resource::kCalls, 1);
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ namespace mapbroker::rpc {
 
 // EPERM if the call carries no token, ESRCH if no session has it, EAGAIN if its user makes more calls than he may. The
 // call counts as under way until what is returned is destroyed. One that `gives_back` counts, but is not refused for
-// coming too soon.
+// that reason.
 absl::StatusOr<std::shared_ptr<session::Session>> CallerOf(const grpc::ServerContextBase& context,
                                                            const session::SessionTable& sessions,
                                                            bool gives_back = false);

@@ -81,7 +81,7 @@ TEST_P(Hostile, PeersDelayNobodyForGoodAndBreakNothing) {
       const MapReply fresh =
           holder.Map("", {.length = kLength, .prot = PROT_READ | PROT_WRITE, .flags = MAP_PRIVATE | MAP_ANONYMOUS});
       ASSERT_EQ(fresh.error, 0) << fresh.sentence;
-      ASSERT_EQ(holder.Read(fresh), Bytes(kLength));
+      ASSERT_EQ(holder.Read(fresh), Bytes(kLength, '\0'));
       holder.Scribble(fresh);
       ASSERT_EQ(holder.Unmap(fresh), 0);
     }

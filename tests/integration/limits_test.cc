@@ -50,9 +50,9 @@ class Administered : public ::testing::Test {
   // Changes the file, and waits until the daemon has said what it makes of it.
   void Reload(const std::string& text, const std::string& outcome = "configuration reloaded") {
     Configure(text);
-    Reload(outcome);
+    Hangup(outcome);
   }
-  void Reload(const std::string& outcome) {
+  void Hangup(const std::string& outcome = "configuration reloaded") {
     const std::size_t before = Count(outcome);
     daemon_->Signal(SIGHUP);
     WaitUntil(outcome, [&] { return Count(outcome) > before; });
@@ -69,8 +69,8 @@ class Administered : public ::testing::Test {
   }
   // What becomes of a user's attempt to connect: "connected", or the refusal.
   std::string ConnectAs(uid_t user, bool read_only = false) const {
-    return Run({PEER, RuntimeDir(), "region", read_only ? "read-only" : "read-write", ""},
-               {{"MAPBROKER_TEST_USER", std::to_string(user)}})
+    return mapbroker::testing::Run({PEER, RuntimeDir(), "region", read_only ? "read-only" : "read-write", ""},
+                                   {{"MAPBROKER_TEST_USER", std::to_string(user)}})
         .output;
   }
   std::unique_ptr<Peer> Connect(uid_t user) const {
@@ -235,7 +235,7 @@ TEST_F(Administered, HangupChangesLimitsAndTheLogLevelWhileAllIsServed) {
   ASSERT_TRUE(client.Shmget(0, kPage, 0600).ok());
   EXPECT_EQ(ErrnoOf(client.Shmget(0, kPage, 0600).status()), ENOSPC);
   with_level("info", "2");
-  Reload("configuration reloaded");
+  Hangup();
   EXPECT_TRUE(client.Shmget(0, kPage, 0600).ok());
   with_level("error", "2");
   daemon_->Signal(SIGHUP);
@@ -254,7 +254,7 @@ TEST_F(Administered, HangupTakesNothingAwayFromWhoHasMore) {
   ASSERT_EQ(mapping.error, 0);
   Reload(Limit("bytes", "\"16K\""));
   EXPECT_EQ(alice->Map("", kAnonymous).error, ENOMEM);
-  EXPECT_EQ(alice->Read(mapping), Bytes(10 * kPage));
+  EXPECT_EQ(alice->Read(mapping), Bytes(10 * kPage, '\0'));
   EXPECT_EQ(alice->Unmap(mapping), 0);
   EXPECT_EQ(alice->Map("", kAnonymous).error, 0);
 }
@@ -269,7 +269,7 @@ TEST_F(Administered, ABadFileChangesNothingAndIsToldWithItsLine) {
   EXPECT_THAT(daemon_->Log(), HasSubstr(home_.Path("mapbrokerd.toml") + ":5: "));
   EXPECT_EQ(alice->Map("", kAnonymous).error, ENOMEM) << "half of a bad file was taken over";
   unlink(home_.Path("mapbrokerd.toml").c_str());
-  Reload("not reloaded");
+  Hangup("not reloaded");
   EXPECT_EQ(alice->Map("", kAnonymous).error, ENOMEM);
   Reload(Limit("mappings", "2"));
   EXPECT_EQ(alice->Map("", kAnonymous).error, 0);
@@ -286,7 +286,7 @@ TEST_F(Administered, WhatCannotChangeIsNamedAndLeft) {
 
 TEST_F(Administered, TheServiceManagerSeesTheReloadBeginAndEnd) {
   Start("");
-  Reload("configuration reloaded");
+  Hangup();
   std::vector<std::string> said;
   WaitUntil("the daemon is ready again", [&] {
     for (std::string next = daemon_->Notification(); !next.empty(); next = daemon_->Notification())

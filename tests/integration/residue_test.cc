@@ -113,7 +113,9 @@ class Residue : public ::testing::TestWithParam<const char*> {
 
     // What mremap gives.
     Mapping grown = Fresh(client, Anonymous(5 * kPage));
-    if (grown.Resize(8 * kPage).ok()) EXPECT_TRUE(IsZero(grown.bytes()));
+    if (grown.Resize(8 * kPage).ok()) {
+      EXPECT_TRUE(IsZero(grown.bytes()));
+    }
 
     // Ram files: whole, grown after a cut, and with holes.
     const auto ram = client.Open("ram:/fresh", O_RDWR | O_CREAT);

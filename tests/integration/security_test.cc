@@ -45,8 +45,9 @@ class PoolDescriptor : public ::testing::TestWithParam<std::string> {
 
   // Every attempt and what came of it.
   std::map<std::string, std::string> Attack(const std::string& mode) {
-    const Finished finished = Run({STRANGER, home_.Path("run") + "/handoff.sock", std::to_string(kStranger), mode,
-                                   std::to_string(daemon_->pid()), path_});
+    const Finished finished =
+        mapbroker::testing::Run({STRANGER, home_.Path("run") + "/handoff.sock", std::to_string(kStranger), mode,
+                                 std::to_string(daemon_->pid()), path_});
     EXPECT_EQ(finished.status, 0) << finished.output << finished.errors;
     std::map<std::string, std::string> outcomes;
     std::istringstream lines(finished.output);
@@ -103,7 +104,7 @@ TEST_P(PoolDescriptor, OfASessionThatWritesCannotTakeThePoolAway) {
   for (const char* attempt : {"shrink", "grow", "allocate-beyond"}) EXPECT_EQ(outcomes.at(attempt), "EPERM") << attempt;
   // A hole reads as zeros, which it may write anyway; the page is there again at its next use.
   EXPECT_EQ(outcomes.at("punch"), "0");
-  EXPECT_EQ(owner.Read(page_), Bytes(kPage));
+  EXPECT_EQ(owner.Read(page_), Bytes(kPage, '\0'));
   owner.Scribble(page_);
   EXPECT_EQ(owner.Read(page_), Bytes(kPage, '\1'));
   daemon_->ExpectServes();
