@@ -62,7 +62,8 @@ absl::Status Account::Refusal(Resource resource, std::uint64_t count, std::uint6
 absl::Status Account::Take(Resource resource, std::uint64_t count) {
   const std::uint64_t most = limit(resource);
   std::atomic<std::uint64_t>& in_use = Used(resource);
-  if (most == 0) {
+  // Who takes nothing is not refused, however much he has.
+  if (most == 0 || count == 0) {
     in_use.fetch_add(count, std::memory_order_relaxed);
     return absl::OkStatus();
   }
