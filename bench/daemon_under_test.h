@@ -47,10 +47,9 @@ class Child {
 
 class DaemonUnderTest {
  public:
-  // `pool_size` as on the command line.
-  explicit DaemonUnderTest(const std::string& pool_size)
-      : dir_(MakeDir()),
-        daemon_({MAPBROKERD, "--runtime-dir", dir_, "--pool-size", pool_size, "--log-level", "error"}) {}
+  // `pool_size` and further options as on the command line.
+  explicit DaemonUnderTest(const std::string& pool_size, const std::vector<std::string>& options = {})
+      : dir_(MakeDir()), daemon_(Command(dir_, pool_size, options)) {}
   ~DaemonUnderTest() { std::filesystem::remove_all(dir_); }
 
   const std::string& dir() const { return dir_; }
@@ -73,6 +72,13 @@ class DaemonUnderTest {
   }
 
  private:
+  static std::vector<std::string> Command(const std::string& dir, const std::string& pool_size,
+                                          const std::vector<std::string>& options) {
+    std::vector<std::string> command = {MAPBROKERD, "--runtime-dir", dir,    "--pool-size",
+                                        pool_size,  "--log-level",   "error"};
+    command.insert(command.end(), options.begin(), options.end());
+    return command;
+  }
   static std::string MakeDir() {
     std::string pattern = std::filesystem::temp_directory_path() / "mapbroker-bench-XXXXXX";
     if (mkdtemp(pattern.data()) == nullptr) std::exit(EXIT_FAILURE);

@@ -29,7 +29,7 @@ class Bench {
       : pool_(Reserve()),
         pages_(pool_, /*prefault=*/false),
         broker_(nommu::kClassic, pages_, pool_, {}, ledger),
-        session_(1, {.pid = 1}, false, broker_.OpenSpace(1)),
+        session_(1, {.pid = 1}, false, broker_.OpenSpace(1, &broker_.accounts().Of(1000))),
         fd_(*session_.AddFile(shm::UniqueFd(open("/proc/self/exe", O_RDONLY | O_CLOEXEC)))) {
     broker_.StartRecording();
     Map(Shared());  // the one that is shared from now on

@@ -25,6 +25,8 @@ int main(int argc, char** argv) {
   sd_event* loop = nullptr;
   if (!listener.ok() || sd_event_default(&loop) < 0) return EXIT_FAILURE;
   NoopService service;
-  const mapbroker::rpc::Server server(loop, *listener, {&service});
+  const mapbroker::session::Access access;
+  mapbroker::Accounts accounts;
+  const mapbroker::rpc::Server server(loop, *listener, access, accounts, {&service});
   return sd_event_loop(loop);
 }

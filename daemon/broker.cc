@@ -51,14 +51,23 @@ nommu::Grant Broker::GrantOf(const record::Result& result) {
           .existing = result.existing()};
 }
 
-nommu::SpaceId Broker::OpenSpace(pid_t pid) {
+void Broker::SetLimits(const Limits& limits) {
+  nr_trim_pages_ = limits.nr_trim_pages;
+  accounts_.SetLimits(limits.users);
+  sysv_.SetLimits(limits.sysv);
+  drivers_.SetDeadline(std::chrono::milliseconds(limits.driver_deadline_ms));
   shm::MutexLock lock(mutex_);
-  return map_.OpenSpace(pid);
+  map_.SetLimits(limits.map);
 }
 
-void Broker::JoinSpace(nommu::SpaceId space, pid_t pid) {
+nommu::SpaceId Broker::OpenSpace(pid_t pid, Account* payer) {
   shm::MutexLock lock(mutex_);
-  map_.JoinSpace(space, pid);
+  return map_.OpenSpace(pid, payer);
+}
+
+void Broker::JoinSpace(nommu::SpaceId space, pid_t pid, Account* payer) {
+  shm::MutexLock lock(mutex_);
+  map_.JoinSpace(space, pid, payer);
 }
 
 bool Broker::LeaveSpace(nommu::SpaceId space, pid_t pid) {
@@ -113,7 +122,7 @@ absl::StatusOr<nommu::Grant> Broker::TryMap(session::Session& caller, const nomm
   {
     shm::MutexLock lock(mutex_);
     if (!map_.HasSpace(caller.space())) return SessionEnded();
-    absl::StatusOr<nommu::Reservation> reserved = map_.Reserve(request, file, may_be_direct);
+    absl::StatusOr<nommu::Reservation> reserved = map_.Reserve(request, file, may_be_direct, caller.space());
     if (!reserved.ok()) return reserved.status();
     reservation = *reserved;
     if (reservation.created) {
@@ -205,7 +214,8 @@ absl::StatusOr<Broker::Place> Broker::Allocate(const nommu::Region& region, uid_
     }
   } else {
     const std::uint64_t excess = std::bit_ceil(region.pages) - region.pages;
-    const bool trimmed = nr_trim_pages_ > 0 && excess >= nr_trim_pages_;
+    const std::uint64_t trim = nr_trim_pages_;
+    const bool trimmed = trim > 0 && excess >= trim;
     if (const auto run = pages_.Allocate(region.pages + (trimmed ? 0 : excess))) {
       return Place{.start = run->first * shm::kPageSize, .slack = (run->pages - region.pages) * shm::kPageSize};
     }

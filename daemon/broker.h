@@ -1,6 +1,7 @@
 // The one object that ties rules, sessions, files and memory together; the way of a request reads top to bottom here.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -11,6 +12,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "daemon/account.h"
 #include "daemon/backing/backing.h"
 #include "daemon/backing/devices.h"
 #include "daemon/backing/drivers.h"
@@ -49,6 +51,7 @@ struct Limits {
   std::uint64_t nr_trim_pages = 1;
   // How long a driver may take to answer one call, in milliseconds (D12).
   std::uint64_t driver_deadline_ms = 5000;
+  UserLimits users = {};
 };
 
 // What shmat(2) made.
@@ -78,11 +81,12 @@ class Broker {
         pages_(pages),
         pool_(pool),
         ledger_(ledger),
+        accounts_(limits.users),
         small_objects_(pages, pool),
-        ram_files_(pages, pool, ledger),
+        ram_files_(pages, pool, ledger, &accounts_),
         sysv_(ram_files_, limits.sysv, ledger),
-        devices_(backing::DeviceEnvironment{profile, pages, pool}, ledger),
-        drivers_(devices_, backing::DeviceEnvironment{profile, pages, pool},
+        devices_(backing::DeviceEnvironment{profile, pages, pool, &accounts_}, ledger),
+        drivers_(devices_, backing::DeviceEnvironment{profile, pages, pool, &accounts_},
                  std::chrono::milliseconds(limits.driver_deadline_ms)),
         mounts_(devices_, ledger),
         map_(profile, limits.map) {}
@@ -97,9 +101,15 @@ class Broker {
   // After that, or at once on a fresh pool, if there is a ledger: changes are recorded from now on.
   void StartRecording();
 
-  nommu::SpaceId OpenSpace(pid_t pid);
-  // X2. REQUIRES: the space of a session that has not ended.
-  void JoinSpace(nommu::SpaceId space, pid_t pid);
+  // What each user has and may have. Who makes sessions charges them here.
+  Accounts& accounts() { return accounts_; }
+  // Takes nothing away from who has more by now. Thread-safe, like all the rest.
+  void SetLimits(const Limits& limits);
+
+  // `payer`: whose account its mappings are charged to, null for nobody's.
+  nommu::SpaceId OpenSpace(pid_t pid, Account* payer = nullptr);
+  // X2. REQUIRES: the space of a session that has not ended. `payer` pays if nobody does yet.
+  void JoinSpace(nommu::SpaceId space, pid_t pid, Account* payer = nullptr);
   // A user of the address space goes. With the last a portion of it is unmapped; true when all of it is gone. A portion
   // is so small that nobody waits long.
   bool LeaveSpace(nommu::SpaceId space, pid_t pid);
@@ -213,10 +223,11 @@ class Broker {
   void CheckStructures() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const nommu::Profile& profile_;
-  const std::uint64_t nr_trim_pages_;
+  std::atomic<std::uint64_t> nr_trim_pages_;
   shm::PagePool& pages_;
   const std::span<std::byte> pool_;
   shm::Ledger* const ledger_;
+  Accounts accounts_;
   shm::SmallObjects small_objects_;
   backing::RamFiles ram_files_;
   backing::SysvShm sysv_;

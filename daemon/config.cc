@@ -1,11 +1,16 @@
 #include "daemon/config.h"
 
+#include <grp.h>
+#include <pwd.h>
 #include <toml++/toml.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cerrno>
 #include <iostream>
 #include <limits>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -106,7 +111,30 @@ constexpr LimitKey kLimitKeys[] = {
     {"shmmni", [](Limits& limits) -> std::uint64_t& { return limits.sysv.shmmni; }},
 };
 
+// How much of something each user may have: a whole number, of bytes also a size like "1G".
+absl::StatusOr<std::uint64_t> UserLimitOf(const std::string& name, const toml::node& value) {
+  if (const auto number = value.value_exact<std::int64_t>(); number && *number >= 0) {
+    return static_cast<std::uint64_t>(*number);
+  }
+  if (const auto text = value.value_exact<std::string>();
+      text && name == kResourceKeys[static_cast<std::size_t>(Resource::kBytes)]) {
+    if (const absl::StatusOr<std::uint64_t> size = ParseSize(*text); size.ok()) return *size;
+  }
+  return Invalid(absl::StrCat("limits.", name, " is a whole number, 0 for no limit; bytes also a size like \"1G\""));
+}
+
+// Null if the key is none of a user's limits.
+std::optional<std::uint64_t>* FindUserLimit(const std::string& name, UserLimits::Row& row) {
+  const auto* const found = std::find(kResourceKeys.begin(), kResourceKeys.end(), name);
+  return found == kResourceKeys.end() ? nullptr : &row[static_cast<std::size_t>(found - kResourceKeys.begin())];
+}
+
 absl::Status ApplyLimit(const std::string& name, const toml::node& value, Limits& limits) {
+  if (std::optional<std::uint64_t>* const limit = FindUserLimit(name, limits.users.each); limit != nullptr) {
+    const absl::StatusOr<std::uint64_t> most = UserLimitOf(name, value);
+    if (most.ok()) *limit = *most;
+    return most.status();
+  }
   for (const LimitKey& key : kLimitKeys) {
     if (name != key.name) continue;
     const auto number = value.value_exact<std::int64_t>();
@@ -118,8 +146,81 @@ absl::Status ApplyLimit(const std::string& name, const toml::node& value, Limits
   return Invalid(absl::StrCat("unknown key limits.", name));
 }
 
+absl::StatusOr<std::uint32_t> IdOf(const toml::node& value, bool group) {
+  const char* const what = group ? "group" : "user";
+  if (const auto number = value.value_exact<std::int64_t>(); number && *number >= 0 && *number < kNobody) {
+    return static_cast<std::uint32_t>(*number);
+  }
+  const auto name = value.value_exact<std::string>();
+  if (!name) return Invalid(absl::StrCat("a ", what, " is a name in quotes or a number"));
+  // As large as an entry may be: a group's names all its members.
+  std::vector<char> buffer(std::size_t{1} << 16);
+  passwd user;
+  struct group group_entry;
+  passwd* found_user = nullptr;
+  struct group* found_group = nullptr;
+  if (group) {
+    getgrnam_r(name->c_str(), &group_entry, buffer.data(), buffer.size(), &found_group);
+    if (found_group != nullptr) return found_group->gr_gid;
+  } else {
+    getpwnam_r(name->c_str(), &user, buffer.data(), buffer.size(), &found_user);
+    if (found_user != nullptr) return found_user->pw_uid;
+  }
+  return Invalid(absl::StrCat("there is no ", what, " \"", *name, "\""));
+}
+
+absl::Status ApplyAccess(const std::string& name, const toml::node& value, session::AccessRules& rules) {
+  using Who = session::AccessRules::Who;
+  static constexpr std::pair<const char*, Who session::AccessRules::*> kLists[] = {
+      {"allow", &session::AccessRules::allow},
+      {"deny", &session::AccessRules::deny},
+      {"read_only", &session::AccessRules::read_only}};
+  for (const auto& [list, in] : kLists) {
+    const bool users = name == absl::StrCat(list, "_users");
+    if (!users && name != absl::StrCat(list, "_groups")) continue;
+    if (!value.is_array()) return Invalid(absl::StrCat("access.", name, " is a list of names and numbers in brackets"));
+    for (const toml::node& entry : *value.as_array()) {
+      const absl::StatusOr<std::uint32_t> id = IdOf(entry, !users);
+      if (!id.ok()) return id.status();
+      if (users) {
+        (rules.*in).users.insert(*id);
+      } else {
+        (rules.*in).groups.insert(*id);
+      }
+    }
+    return absl::OkStatus();
+  }
+  return Invalid(absl::StrCat("unknown key access.", name));
+}
+
+// [[limits.user]]: what one user may have.
+absl::Status ReadUserLimits(const toml::node& node, const std::string& path, UserLimits& limits) {
+  const auto wrong = [&](const toml::node& at, const std::string& what) {
+    return Invalid(absl::StrCat(path, ":", at.source().begin.line, ": ", what));
+  };
+  const toml::array* const entries = node.as_array();
+  if (entries == nullptr) return wrong(node, "write [[limits.user]], since there may be several");
+  for (const toml::node& entry : *entries) {
+    const toml::node* const named = entry.is_table() ? entry.as_table()->get("user") : nullptr;
+    if (named == nullptr) return wrong(entry, "[[limits.user]] needs the key user, a name or a number");
+    const absl::StatusOr<std::uint32_t> user = IdOf(*named, /*group=*/false);
+    if (!user.ok()) return wrong(*named, std::string(user.status().message()));
+    for (const auto& [key, value] : *entry.as_table()) {
+      const std::string name(key.str());
+      if (name == "user") continue;
+      std::optional<std::uint64_t>* const limit = FindUserLimit(name, limits.of[*user]);
+      if (limit == nullptr) return wrong(value, absl::StrCat("a user has no limit ", name));
+      const absl::StatusOr<std::uint64_t> most = UserLimitOf(name, value);
+      if (!most.ok()) return wrong(value, std::string(most.status().message()));
+      *limit = *most;
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ApplyValue(const std::string& table, const std::string& name, const toml::node& value, Config& config) {
   if (table == "limits") return ApplyLimit(name, value, config.limits);
+  if (table == "access") return ApplyAccess(name, value, config.access);
   if (table == "pool" && name == "huge_pages") {
     if (!value.is_boolean()) return Invalid("pool.huge_pages is true or false");
     config.pool.huge_pages = *value.value<bool>();
@@ -186,7 +287,12 @@ absl::Status ApplyTable(const std::string& table, const toml::table& values, con
   for (const auto& [key, value] : values) {
     const std::string name(key.str());
     if (table.empty() && (name == "ram_file" || name == "device" || name == "mount")) continue;
-    if (table.empty() && value.is_table() && (name == "pool" || name == "sockets" || name == "limits")) {
+    if (table == "limits" && name == "user") {
+      if (absl::Status status = ReadUserLimits(value, path, config.limits.users); !status.ok()) return status;
+      continue;
+    }
+    if (table.empty() && value.is_table() &&
+        (name == "pool" || name == "sockets" || name == "limits" || name == "access")) {
       if (absl::Status status = ApplyTable(name, *value.as_table(), path, config); !status.ok()) return status;
       continue;
     }
@@ -212,26 +318,50 @@ absl::Status ReadConfigFile(const std::string& path, Config& config) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<Config> MakeConfig(const Options& options) {
+  Config config;
+  config.limits.users.own_user = geteuid();
+  config.keep_state = options.keep_state;
+  config.reset = options.reset;
+  absl::Status status;
+  if (!options.config_file.empty()) status = ReadConfigFile(options.config_file, config);
+  const auto apply = [&](const std::string& text, absl::Status (*set)(const std::string&, Config&)) {
+    if (status.ok() && !text.empty()) status = set(text, config);
+  };
+  if (!options.runtime_dir.empty()) config.runtime_dir = options.runtime_dir;
+  if (options.huge_pages) config.pool.huge_pages = true;
+  apply(options.pool_size, SetPoolSize);
+  apply(options.pool, SetPoolKind);
+  apply(options.profile, SetProfile);
+  apply(options.log_level, SetLogLevel);
+  if (status.ok() && config.pool.size == 0) {
+    status = Invalid("no pool size: give --pool-size SIZE or pool.size in the configuration file");
+  }
+  if (!status.ok()) return status;
+  return config;
+}
+
 CommandLine ParseCommandLine(int argc, char** argv) {
   CommandLine result;
   CLI::App app{"mapbrokerd: a pool of memory for many processes under the rules of Linux without an MMU"};
   app.footer(
       "Exit status: 0 stopped as asked, 1 could not start, 2 wrong command line or configuration file,\n"
       "3 the pool's memory is not there, 4 another daemon serves the runtime directory or the pool.");
-  std::string runtime_dir, pool_size, pool, profile, config_file, log_level;
-  bool huge_pages = false;
+  Options& options = result.options;
   app.set_version_flag("--version", kVersion);
-  app.add_option("--runtime-dir", runtime_dir, "directory of the sockets (default /run/mapbroker)")->type_name("DIR");
-  app.add_option("--pool-size", pool_size, "bytes, or with K, M, G, T")->type_name("SIZE");
-  app.add_option("--pool", pool, "what the pool is made of: memfd (default), shm:/NAME, file:PATH")->type_name("KIND");
-  app.add_flag("--huge-pages", huge_pages, "put the pool on huge pages (memfd, or file: on hugetlbfs)");
-  app.add_option("--profile", profile, "whose rules apply: classic (2.6.18, default) or modern (6.12)")
+  app.add_option("--runtime-dir", options.runtime_dir, "directory of the sockets (default /run/mapbroker)")
+      ->type_name("DIR");
+  app.add_option("--pool-size", options.pool_size, "bytes, or with K, M, G, T")->type_name("SIZE");
+  app.add_option("--pool", options.pool, "what the pool is made of: memfd (default), shm:/NAME, file:PATH")
+      ->type_name("KIND");
+  app.add_flag("--huge-pages", options.huge_pages, "put the pool on huge pages (memfd, or file: on hugetlbfs)");
+  app.add_option("--profile", options.profile, "whose rules apply: classic (2.6.18, default) or modern (6.12)")
       ->type_name("NAME");
-  app.add_option("--config", config_file, "TOML file; options given here come before it")->type_name("FILE");
-  app.add_flag("--keep-state", result.config.keep_state,
-               "leave pool and ledger to the next daemon when stopped by SIGTERM");
-  app.add_flag("--reset", result.config.reset, "give up what a daemon that was killed has left");
-  app.add_option("--log-level", log_level, "trace, debug, info (default), warning, error, critical, off")
+  app.add_option("--config", options.config_file, "TOML file; options given here come before it, SIGHUP reads it anew")
+      ->type_name("FILE");
+  app.add_flag("--keep-state", options.keep_state, "leave pool and ledger to the next daemon when stopped by SIGTERM");
+  app.add_flag("--reset", options.reset, "give up what a daemon that was killed has left");
+  app.add_option("--log-level", options.log_level, "trace, debug, info (default), warning, error, critical, off")
       ->type_name("LEVEL");
   try {
     app.parse(argc, argv);
@@ -244,23 +374,11 @@ CommandLine ParseCommandLine(int argc, char** argv) {
     return result;
   }
 
-  Config& config = result.config;
-  absl::Status status;
-  if (!config_file.empty()) status = ReadConfigFile(config_file, config);
-  const auto apply = [&](const std::string& text, absl::Status (*set)(const std::string&, Config&)) {
-    if (status.ok() && !text.empty()) status = set(text, config);
-  };
-  if (!runtime_dir.empty()) config.runtime_dir = runtime_dir;
-  if (huge_pages) config.pool.huge_pages = true;
-  apply(pool_size, SetPoolSize);
-  apply(pool, SetPoolKind);
-  apply(profile, SetProfile);
-  apply(log_level, SetLogLevel);
-  if (status.ok() && config.pool.size == 0) {
-    status = Invalid("no pool size: give --pool-size SIZE or pool.size in the configuration file");
-  }
-  if (!status.ok()) {
-    std::cerr << "mapbrokerd: " << std::string(status.message()) << '\n';
+  const absl::StatusOr<Config> config = MakeConfig(options);
+  if (config.ok()) {
+    result.config = *config;
+  } else {
+    std::cerr << "mapbrokerd: " << std::string(config.status().message()) << '\n';
     result.exit_status = kUsage;
   }
   return result;

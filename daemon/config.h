@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "daemon/broker.h"
 #include "daemon/nommu/profile.h"
+#include "daemon/session/access.h"
 #include "shm_backend/segment.h"
 #include "spdlog/common.h"
 
@@ -24,6 +25,7 @@ struct Config {
   std::uint64_t pool_base = 0x5500'0000'0000;
   const nommu::Profile* profile = &nommu::kClassic;
   mode_t socket_mode = 0660;
+  session::AccessRules access;
   Limits limits;
   // What exists from the start: ram files, devices, mounts, in this order.
   struct Declared {
@@ -40,8 +42,15 @@ struct Config {
   spdlog::level::level_enum log_level = spdlog::level::info;
 };
 
+// What the command line says; empty where it says nothing.
+struct Options {
+  std::string runtime_dir, pool_size, pool, profile, config_file, log_level;
+  bool huge_pages = false, keep_state = false, reset = false;
+};
+
 // How the program is to go on.
 struct CommandLine {
+  Options options;
   Config config;
   int exit_status = -1;  // not negative: stop at once with it (--help, --version, an error; all said already)
 };
@@ -49,6 +58,10 @@ struct CommandLine {
 // Reads the command line and the file that --config names. One clear line for what is wrong, with file and line where
 // it came from a file.
 CommandLine ParseCommandLine(int argc, char** argv);
+
+// What the options and the file that they name make together. The file is read anew with every call; a mistake in it is
+// told with file and line.
+absl::StatusOr<Config> MakeConfig(const Options& options);
 
 // Applies a configuration file to `config`, which is untouched on failure.
 absl::Status ReadConfigFile(const std::string& path, Config& config);

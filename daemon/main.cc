@@ -15,6 +15,7 @@
 #include "daemon/exit_status.h"
 #include "daemon/nommu/refusal.h"
 #include "daemon/records.h"
+#include "daemon/reload.h"
 #include "daemon/rpc/devices_service.h"
 #include "daemon/rpc/drivers_service.h"
 #include "daemon/rpc/files_service.h"
@@ -72,6 +73,7 @@ std::unique_ptr<sd_event, LoopCloser> NewLoop() {
   sigemptyset(&stop);
   sigaddset(&stop, SIGTERM);
   sigaddset(&stop, SIGINT);
+  sigaddset(&stop, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &stop, nullptr);
   // Without a handler the default is to leave the loop with status 0.
   for (const int signal : {SIGTERM, SIGINT}) {
@@ -125,7 +127,7 @@ absl::Status Restore(shm::Ledger& ledger, Broker& broker, session::SessionTable&
   return ledger.Apply(ownerless);
 }
 
-int Serve(const Config& config) {
+int Serve(const Options& options, const Config& config) {
   const auto loop = NewLoop();
   RaiseDescriptorLimit();
   signal(SIGPIPE, SIG_IGN);
@@ -148,13 +150,18 @@ int Serve(const Config& config) {
 
   shm::PagePool pages(segment.bytes(), /*prefault=*/true, /*in_use=*/state->restored());
   Broker broker(*config.profile, pages, segment.bytes(), config.limits, &state->ledger());
-  session::SessionTable sessions(state->ledger());
+  session::SessionTable sessions(state->ledger(), &broker.accounts());
+  session::Access access(config.access);
   session::HandoffServer handoff_server(
-      loop.get(), *handoff, sessions,
+      loop.get(), *handoff, sessions, access, broker.accounts(),
       {.welcome = WelcomeOf(config, segment),
        .pool_descriptor = [&](bool writable) { return segment.ClientDescriptor(writable); },
-       .open_space = [&](pid_t pid) { return broker.OpenSpace(pid); },
-       .join_space = [&](nommu::SpaceId space, pid_t pid) { broker.JoinSpace(space, pid); },
+       .open_space =
+           [&](const Credentials& peer) { return broker.OpenSpace(peer.pid, &broker.accounts().Of(peer.uid)); },
+       .join_space =
+           [&](nommu::SpaceId space, const Credentials& peer) {
+             broker.JoinSpace(space, peer.pid, &broker.accounts().Of(peer.uid));
+           },
        .move_files = [&](session::Session& from, session::Session& to) { broker.MoveFiles(from, to); },
        .leave_space = [&](nommu::SpaceId space, pid_t pid) { return broker.LeaveSpace(space, pid); }});
   absl::Status made;
@@ -172,7 +179,11 @@ int Serve(const Config& config) {
   rpc::FilesService files(broker, sessions);
   rpc::PtraceService ptrace(broker, sessions);
   rpc::SysvShmService sysv_shm(broker, sessions);
-  rpc::Server server(loop.get(), *grpc, {&devices, &drivers, &files, &memory, &ptrace, &sysv_shm});
+  rpc::Server server(loop.get(), *grpc, access, broker.accounts(),
+                     {&devices, &drivers, &files, &memory, &ptrace, &sysv_shm});
+
+  Reloader reloader(options, config, broker, access);
+  reloader.OnHangup(loop.get());
 
   spdlog::info("mapbrokerd {} serves {}: pool of {} bytes, profile {}", kVersion, dir->path(), segment.bytes().size(),
                config.profile->name);
@@ -195,5 +206,5 @@ int main(int argc, char** argv) {
   if (command.exit_status >= 0) return command.exit_status;
   spdlog::set_default_logger(spdlog::stderr_logger_mt("mapbrokerd"));
   spdlog::set_level(command.config.log_level);
-  return mapbroker::Serve(command.config);
+  return mapbroker::Serve(command.options, command.config);
 }

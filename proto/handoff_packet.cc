@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <string>
+#include <utility>
 
 namespace mapbroker {
 namespace {
@@ -58,15 +59,13 @@ HandoffPacket ReceiveHandoffPacket(int socket, google::protobuf::MessageLite& me
     packet.error = errno;
     return packet;
   }
-  int descriptors = 0;
   for (cmsghdr* ancillary = CMSG_FIRSTHDR(&header); ancillary != nullptr; ancillary = CMSG_NXTHDR(&header, ancillary)) {
     if (ancillary->cmsg_level != SOL_SOCKET || ancillary->cmsg_type != SCM_RIGHTS) continue;
     const std::size_t count = (ancillary->cmsg_len - CMSG_LEN(0)) / sizeof(int);
     for (std::size_t i = 0; i < count; ++i) {
       int fd;
       std::memcpy(&fd, CMSG_DATA(ancillary) + i * sizeof(int), sizeof(int));
-      packet.fd.reset(fd);
-      ++descriptors;
+      packet.unwanted.emplace_back(fd);
     }
   }
   // No message of handoff.proto serializes to nothing, so an empty packet is the end of the connection.
@@ -74,10 +73,13 @@ HandoffPacket ReceiveHandoffPacket(int socket, google::protobuf::MessageLite& me
     packet.error = ECONNRESET;
   } else if ((header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) {
     packet.error = EMSGSIZE;
-  } else if (descriptors > 1 || !message.ParseFromArray(bytes.data(), static_cast<int>(received))) {
+  } else if (packet.unwanted.size() > 1 || !message.ParseFromArray(bytes.data(), static_cast<int>(received))) {
     packet.error = EBADMSG;
   }
-  if (packet.error != 0) packet.fd.reset();
+  if (packet.error == 0 && !packet.unwanted.empty()) {
+    packet.fd = std::move(packet.unwanted.front());
+    packet.unwanted.clear();
+  }
   return packet;
 }
 

@@ -4,6 +4,7 @@
 #include <google/protobuf/message_lite.h>
 
 #include <cstddef>
+#include <vector>
 
 #include "shm_backend/unique_fd.h"
 
@@ -33,10 +34,12 @@ int SendHandoffPacket(int socket, const google::protobuf::MessageLite& message, 
 
 struct HandoffPacket {
   // 0; ECONNRESET: the peer closed; EMSGSIZE: too long, or its descriptors did not fit; EBADMSG: no such message or
-  // more than one descriptor; else what recvmsg(2) said (EAGAIN on a non-blocking socket). On an error nothing is kept.
+  // more than one descriptor; else what recvmsg(2) said (EAGAIN on a non-blocking socket).
   int error = 0;
   // The descriptor that came with it, if one did; close-on-exec.
   shm::UniqueFd fd;
+  // Those that came where they must not. For the caller to close, since that may wait for a hostile file server.
+  std::vector<shm::UniqueFd> unwanted;
 };
 
 // Receives one packet into `message`.

@@ -86,6 +86,13 @@ absl::Status CheckAvailable(const SegmentSpec& spec) {
 
 std::string MarkOf(const std::string& path, ino_t inode) { return absl::StrCat(path, ".mapbrokerd-", inode); }
 
+// Empty: another daemon has it, or there is no mark.
+UniqueFd LockMark(const std::string& mark, int further_flags = 0) {
+  UniqueFd fd(open(mark.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | further_flags, 0600));
+  if (fd && flock(fd.get(), LOCK_EX | LOCK_NB) != 0) fd.reset();
+  return fd;
+}
+
 // Makes the name free if a dead daemon's pool stands there.
 absl::Status RemoveLeftover(const std::string& path) {
   struct stat existing;
@@ -95,9 +102,8 @@ absl::Status RemoveLeftover(const std::string& path) {
     return absl::AlreadyExistsError(
         absl::StrCat(path, " exists and was not made by mapbrokerd: remove it or choose another name for the pool"));
   }
-  const UniqueFd pool(open(path.c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
-  if (!pool) return Failed(absl::StrCat("cannot open the old pool ", path), errno);
-  if (flock(pool.get(), LOCK_EX | LOCK_NB) != 0) {
+  const UniqueFd lock = LockMark(mark);
+  if (!lock) {
     return absl::AlreadyExistsError(absl::StrCat("another mapbrokerd has the pool ", path, ": choose another name"));
   }
   if (unlink(path.c_str()) != 0) return Failed(absl::StrCat("cannot remove the old pool ", path), errno);
@@ -151,8 +157,12 @@ absl::StatusOr<std::unique_ptr<Segment>> Segment::Adopt(const SegmentSpec& spec,
   if (spec.kind != Kind::kMemfd) {
     const std::string path = PathOf(spec);
     fd = UniqueFd(open(path.c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
-    if (fd && flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-      return absl::AlreadyExistsError(absl::StrCat("another mapbrokerd has the pool ", path));
+    struct stat named;
+    if (fd && fstat(fd.get(), &named) == 0 && named.st_ino == identity.inode) {
+      segment->mark_lock_ = LockMark(MarkOf(path, identity.inode), O_CREAT);
+      if (!segment->mark_lock_) {
+        return absl::AlreadyExistsError(absl::StrCat("another mapbrokerd has the pool ", path));
+      }
     }
   }
   if (const int error = FailAt(Point::kSegmentAdopt)) return Failed("cannot look at the old pool", error);
@@ -211,12 +221,11 @@ absl::Status Segment::MakeNamedFile(const SegmentSpec& spec, const std::string& 
   }
   if (!fd_) return Failed(absl::StrCat("cannot make ", path), errno);
   path_ = path;
-  if (flock(fd_.get(), LOCK_EX | LOCK_NB) != 0) return Failed(absl::StrCat("cannot lock ", path), errno);
   struct stat made;
   if (fstat(fd_.get(), &made) != 0) return Failed(absl::StrCat("cannot look at ", path), errno);
   mark_ = MarkOf(path, made.st_ino);
-  const UniqueFd mark(open(mark_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
-  if (!mark) return Failed(absl::StrCat("cannot make ", mark_), errno);
+  mark_lock_ = LockMark(mark_, O_CREAT);
+  if (!mark_lock_) return Failed(absl::StrCat("cannot make and lock ", mark_), errno);
   if (ftruncate(fd_.get(), static_cast<off_t>(spec.size)) != 0) return Failed("cannot size the pool", errno);
   return absl::OkStatus();
 }

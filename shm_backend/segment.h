@@ -8,8 +8,9 @@
 // A memfd is sealed: no client can shrink it under the others. A named pool cannot be sealed, and a client that may
 // write to it could truncate it, so memfd is the default and names are for those who trust all their clients.
 //
-// Beside a named pool stands a mark, the empty file NAME.mapbrokerd-INODE, and its daemon holds a lock on the pool as
-// long as it lives. A pool that is marked and not locked was left by a dead daemon: it is taken over where a ledger
+// Beside a named pool stands a mark, the empty file NAME.mapbrokerd-INODE, and its daemon holds a lock on the mark as
+// long as it lives: clients have descriptors of the pool, and could take a lock of that in the moment between two
+// daemons. A pool that is marked and not locked was left by a dead daemon: it is taken over where a ledger
 // knows it (Adopt), else made anew. Whatever else has that name is not ours and is never touched.
 #pragma once
 
@@ -92,6 +93,7 @@ class Segment {
   boost::interprocess::mapped_region region_;
   std::string path_;  // of a named pool once it is ours
   std::string mark_;
+  UniqueFd mark_lock_;
 };
 
 }  // namespace mapbroker::shm

@@ -67,14 +67,18 @@ absl::StatusOr<std::unique_ptr<DeviceMemory>> DeviceMemory::Allocate(std::uint64
         restored->pages > all - restored->first) {
       return Refuse(EINVAL, "D", "the device's memory is not what it was");
     }
-    return std::unique_ptr<DeviceMemory>(new DeviceMemory(*restored, size, environment));
+    return std::unique_ptr<DeviceMemory>(
+        new DeviceMemory(*restored, size, environment,
+                         Charge::Add(environment.payer, Resource::kBytes, restored->pages * kPageSize)));
   }
+  absl::StatusOr<Charge> charge = Charge::Take(environment.payer, Resource::kBytes, nommu::PagesOf(size) * kPageSize);
+  if (!charge.ok()) return charge.status();
   const std::optional<shm::Run> run =
       size > environment.pool.size() ? std::nullopt : environment.pages.Allocate(nommu::PagesOf(size));
   if (!run) {
     return Refuse(ENOMEM, "D", absl::StrCat("no contiguous run of ", size, " bytes is free for the device"));
   }
-  return std::unique_ptr<DeviceMemory>(new DeviceMemory(*run, size, environment));
+  return std::unique_ptr<DeviceMemory>(new DeviceMemory(*run, size, environment, *std::move(charge)));
 }
 
 absl::StatusOr<std::unique_ptr<DeviceMemory>> DeviceMemory::Make(std::uint64_t size, const DeviceSpec& spec,
@@ -96,8 +100,9 @@ absl::StatusOr<std::unique_ptr<DeviceMemory>> DeviceMemory::Make(std::uint64_t s
   return memory;
 }
 
-DeviceMemory::DeviceMemory(shm::Run run, std::uint64_t size, const DeviceEnvironment& environment)
-    : run_(run),
+DeviceMemory::DeviceMemory(shm::Run run, std::uint64_t size, const DeviceEnvironment& environment, Charge charge)
+    : charge_(std::move(charge)),
+      run_(run),
       pages_(environment.pages),
       bytes_(environment.pool.subspan(run.first * kPageSize, size)),
       room_(run.pages * kPageSize) {}

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "daemon/account.h"
 #include "daemon/backing/backing.h"
 #include "daemon/credentials.h"
 #include "daemon/nommu/profile.h"
@@ -28,6 +29,15 @@ struct DeviceEnvironment {
   const nommu::Profile& profile;
   shm::PagePool& pages;
   std::span<std::byte> pool;  // where this process has the pool's bytes
+  Accounts* accounts = nullptr;  // where owners are charged, null for nowhere
+  Account* payer = nullptr;      // the owner's, of a device that is being made
+
+  // For a device of this user's.
+  DeviceEnvironment For(uid_t owner) const {
+    DeviceEnvironment environment = *this;
+    if (accounts != nullptr) environment.payer = &accounts->Of(owner);
+    return environment;
+  }
 };
 
 // What a device is to be.
@@ -127,8 +137,9 @@ class DeviceMemory {
   void Record(record::Device& to) const;
 
  private:
-  DeviceMemory(shm::Run run, std::uint64_t size, const DeviceEnvironment& environment);
+  DeviceMemory(shm::Run run, std::uint64_t size, const DeviceEnvironment& environment, Charge charge);
 
+  const Charge charge_;
   const shm::Run run_;
   shm::PagePool& pages_;
   const std::span<std::byte> bytes_;  // as many as were asked for

@@ -93,14 +93,18 @@ absl::Status Devices::Create(const DeviceSpec& spec) {
   if (absl::Status status = CheckName(spec.name); !status.ok()) return status;
   if (Look(spec.name).ok()) return Exists(spec.name);
   // Outside the lock: memory is found and contents are read.
-  absl::StatusOr<std::shared_ptr<Device>> device = kind->make(spec, environment_);
+  absl::StatusOr<std::shared_ptr<Device>> device = kind->make(spec, environment_.For(spec.owner.uid));
   if (!device.ok()) return device.status();
   return Add(spec, *std::move(device)).status();
 }
 
 absl::StatusOr<Devices::Found> Devices::Add(const DeviceSpec& spec, std::shared_ptr<Device> device) {
   if (absl::Status status = CheckName(spec.name); !status.ok()) return status;
-  Entry entry{spec, 0, nullptr};  // goes after the lock, if it cannot be added
+  absl::StatusOr<Charge> existence =
+      Charge::Take(environment_.For(spec.owner.uid).payer, Resource::kBytes, nommu::kPageSize);
+  if (!existence.ok()) return existence.status();
+  // The device goes after the lock, if it cannot be added.
+  Entry entry{spec, 0, nullptr, std::make_shared<Charge>(*std::move(existence))};
   entry.spec.contents = nullptr;
   shm::MutexLock lock(mutex_);
   if (devices_.contains(spec.name)) return Exists(spec.name);
@@ -158,7 +162,7 @@ absl::Status Devices::Restore(std::uint64_t number, const record::Device& record
   if (driver == nullptr) {
     const DeviceKind* const kind = FindDeviceKind(spec.kind);
     if (kind == nullptr) return Contradiction(absl::StrCat("the device ", spec.name, " is of an unknown kind"));
-    absl::StatusOr<std::shared_ptr<Device>> device = kind->make(spec, environment_);
+    absl::StatusOr<std::shared_ptr<Device>> device = kind->make(spec, environment_.For(spec.owner.uid));
     if (!device.ok()) {
       return Contradiction(absl::StrCat("the device ", spec.name, ": ", std::string(device.status().message())));
     }
@@ -166,7 +170,10 @@ absl::Status Devices::Restore(std::uint64_t number, const record::Device& record
   }
   shm::MutexLock lock(mutex_);
   last_inode_ = std::max(last_inode_, number);
-  const Entry& entry = restored_[number] = Entry{std::move(spec), number, Recorded(std::move(driver), number)};
+  auto existence = std::make_shared<Charge>(
+      Charge::Add(environment_.For(spec.owner.uid).payer, Resource::kBytes, nommu::kPageSize));
+  const Entry& entry = restored_[number] =
+      Entry{std::move(spec), number, Recorded(std::move(driver), number), std::move(existence)};
   if (recorded.removed() || devices_.emplace(entry.spec.name, entry).second) return absl::OkStatus();
   return Contradiction(absl::StrCat("two devices are called ", entry.spec.name));
 }

@@ -71,6 +71,7 @@ class Devices {
     DeviceSpec spec;
     std::uint64_t inode = 0;
     std::shared_ptr<Device> device;
+    std::shared_ptr<Charge> existence;  // a page, so that devices without memory are not free
   };
 
   absl::StatusOr<Entry> Get(const std::string& name, const Credentials& who, unsigned wanted) const;

@@ -30,7 +30,8 @@ absl::StatusOr<Drivers::Registered> Drivers::Register(const DriverSpec& spec, st
     }
     return Registered{device, DriverDevice::MemoryFile(device, standing->info.stat), *std::move(areas)};
   }
-  absl::StatusOr<std::shared_ptr<DriverDevice>> device = DriverDevice::Make(spec, environment_, deadline_);
+  absl::StatusOr<std::shared_ptr<DriverDevice>> device =
+      DriverDevice::Make(spec, environment_.For(spec.owner.uid), deadline_);
   if (!device.ok()) return device.status();
   if (const auto connected = (*device)->Connect(spec, std::move(channel)); !connected.ok()) return connected.status();
   const absl::StatusOr<Devices::Found> added = devices_.Add(
@@ -41,7 +42,7 @@ absl::StatusOr<Drivers::Registered> Drivers::Register(const DriverSpec& spec, st
 }
 
 absl::Status Drivers::Restore(std::uint64_t number, const record::Device& recorded) {
-  absl::StatusOr<std::shared_ptr<DriverDevice>> device = DriverDevice::Restore(recorded, environment_, deadline_);
+  absl::StatusOr<std::shared_ptr<DriverDevice>> device = DriverDevice::Restore(recorded, environment_.For(recorded.uid()), deadline_);
   if (!device.ok()) {
     return Contradiction(absl::StrCat("the device ", recorded.name(), ": ", std::string(device.status().message())));
   }

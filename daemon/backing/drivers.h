@@ -1,6 +1,7 @@
 // The devices that other processes drive.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -18,6 +19,9 @@ class Drivers {
   // `devices` outlives it.
   Drivers(Devices& devices, const DeviceEnvironment& environment, std::chrono::milliseconds deadline)
       : devices_(devices), environment_(environment), deadline_(deadline) {}
+
+  // For drivers that register from now on.
+  void SetDeadline(std::chrono::milliseconds deadline) { deadline_ = deadline; }
 
   struct Registered {
     std::shared_ptr<DriverDevice> device;
@@ -38,7 +42,7 @@ class Drivers {
  private:
   Devices& devices_;
   const DeviceEnvironment environment_;
-  const std::chrono::milliseconds deadline_;
+  std::atomic<std::chrono::milliseconds> deadline_;
 };
 
 }  // namespace mapbroker::backing

@@ -46,7 +46,8 @@ std::uint64_t BirthOf(const struct statx& stat) {
 
 class HostFile final : public Backing {
  public:
-  HostFile(UniqueFd fd, const struct statx& stat, int open_flags) : fd_(std::move(fd)), block_(S_ISBLK(stat.stx_mode)) {
+  HostFile(UniqueFd fd, const struct statx& stat, int open_flags, std::uint32_t user, Charge charge)
+      : fd_(std::move(fd)), user_(user), charge_(std::move(charge)), block_(S_ISBLK(stat.stx_mode)) {
     id = {.device = makedev(stat.stx_dev_major, stat.stx_dev_minor), .inode = stat.stx_ino, .birth = BirthOf(stat)};
     kind = KindOf(stat, open_flags);
     if (kind != Kind::kMappable) return;
@@ -59,7 +60,7 @@ class HostFile final : public Backing {
     noexec = fstatfs(fd_.get(), &fs) == 0 && (fs.f_flags & ST_NOEXEC) != 0;
     record_ = Backing::Record();
   }
-  ~HostFile() override { CloseElsewhere(std::move(fd_)); }
+  ~HostFile() override { CloseElsewhere(std::move(fd_), user_, std::move(charge_)); }
 
   absl::StatusOr<std::uint64_t> Size() const override {
     if (block_) {
@@ -100,19 +101,21 @@ class HostFile final : public Backing {
   }
 
   UniqueFd fd_;
+  const std::uint32_t user_;
+  Charge charge_;
   bool block_;
   record::File record_;  // with the path that it had when it was opened
 };
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<Backing>> OpenHostFile(UniqueFd fd) {
+absl::StatusOr<std::shared_ptr<Backing>> OpenHostFile(UniqueFd fd, std::uint32_t user, Charge charge) {
   if (const int error = shm::FailAt(shm::Point::kFileOpen)) return Failed("statx", error);
   const int open_flags = fcntl(fd.get(), F_GETFL);
   if (open_flags < 0) return Failed("F_GETFL", errno);
   struct statx stat;
   if (statx(fd.get(), "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &stat) != 0) return Failed("statx", errno);
-  return std::make_shared<HostFile>(std::move(fd), stat, open_flags);
+  return std::make_shared<HostFile>(std::move(fd), stat, open_flags, user, std::move(charge));
 }
 
 }  // namespace mapbroker::backing

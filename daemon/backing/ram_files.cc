@@ -64,6 +64,7 @@ RamNode::RamNode(RamFiles& files, std::string name, std::uint64_t inode, const C
       uid_(owner.uid),
       gid_(owner.gid),
       mode_(mode & 0777),
+      payer_(files.accounts_ == nullptr ? nullptr : &files.accounts_->Of(owner.uid)),
       unlinked_(unlinked) {}
 
 RamNode::~RamNode() {
@@ -99,11 +100,23 @@ absl::Status RamNode::Record(std::uint64_t size, const std::vector<Piece>& added
 }
 
 absl::Status RamNode::Create() {
+  absl::StatusOr<Charge> charge = Charge::Take(payer_, Resource::kBytes, kPageSize);
+  if (!charge.ok()) return charge.status();
+  existence_ = *std::move(charge);
   shm::MutexLock lock(mutex_);
   return Record(0, {});
 }
 
+absl::Status RamNode::Pay(std::uint64_t pages) const {
+  return payer_ == nullptr ? absl::OkStatus() : payer_->Take(Resource::kBytes, pages * kPageSize);
+}
+
+void RamNode::GiveBack(std::uint64_t pages) const {
+  if (payer_ != nullptr) payer_->Give(Resource::kBytes, pages * kPageSize);
+}
+
 void RamNode::RestorePiece(std::uint64_t first, shm::Run run) {
+  if (payer_ != nullptr) payer_->Add(Resource::kBytes, run.pages * kPageSize);
   shm::MutexLock lock(mutex_);
   Add(Piece{first, run});
 }
@@ -243,7 +256,13 @@ absl::Status RamNode::Write(std::uint64_t offset, bool append, std::span<const s
       std::vector<Piece> gaps_now = GapsIn(first, end);
       if (gaps_now == gaps) {
         const std::uint64_t size = std::max(size_, offset + from.size());
-        if (size != size_ || !memory.empty()) failed = Record(size, memory);
+        std::uint64_t added = 0;
+        for (const Piece& piece : memory) added += piece.run.pages;
+        failed = Pay(added);
+        if (failed.ok() && (size != size_ || !memory.empty())) {
+          failed = Record(size, memory);
+          if (!failed.ok()) GiveBack(added);
+        }
         if (!failed.ok()) break;
         for (const Piece& piece : memory) Add(piece);
         size_ = size;
@@ -283,6 +302,9 @@ absl::Status RamNode::Grow(std::uint64_t size) {
   }
   const std::uint64_t pool = files_.pool_.size();
   if (size > pool) return TooBig(size, pool);
+  // Before there is memory, so that nobody holds more than he may even for a moment.
+  absl::StatusOr<Charge> charge = Charge::Take(payer_, Resource::kBytes, PagesOf(size) * kPageSize);
+  if (!charge.ok()) return charge.status();
   const std::optional<shm::Run> run = files_.pages_.Allocate(PagesOf(size));
   if (!run) return NoMemory(size);
   {
@@ -292,6 +314,7 @@ absl::Status RamNode::Grow(std::uint64_t size) {
       if (status.ok()) {
         Add(Piece{0, *run});
         size_ = size;
+        charge->Keep();
       } else {
         files_.pages_.Free(*run);
       }
@@ -300,6 +323,7 @@ absl::Status RamNode::Grow(std::uint64_t size) {
   }
   // Somebody was faster.
   files_.pages_.Free(*run);
+  charge->Reset();
   return Grow(size);
 }
 
@@ -332,7 +356,10 @@ void RamNode::Shrink(std::uint64_t size) {
     size_ = size;
     ZeroTail();
   }
-  for (const Piece& piece : cut) files_.held_.Drop(piece.run);
+  for (const Piece& piece : cut) {
+    files_.held_.Drop(piece.run);
+    GiveBack(piece.run.pages);
+  }
 }
 
 absl::StatusOr<nommu::PoolAddress> RamNode::Hold(std::uint64_t first, std::uint64_t pages) const {
@@ -410,6 +437,7 @@ absl::Status RamFiles::Link(const std::string& name, const std::shared_ptr<RamNo
 std::shared_ptr<RamNode> RamFiles::Restore(const std::string& name, std::uint64_t inode, const Credentials& owner,
                                            mode_t mode, bool unlinked) {
   auto node = std::make_shared<RamNode>(*this, name, inode, owner, mode);
+  node->RestoreCharge();
   shm::MutexLock lock(mutex_);
   last_inode_ = std::max(last_inode_, inode);
   if (!unlinked) names_.emplace(name, node);

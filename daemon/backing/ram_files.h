@@ -12,6 +12,7 @@
 
 #include "absl/container/btree_map.h"
 #include "absl/status/statusor.h"
+#include "daemon/account.h"
 #include "daemon/backing/backing.h"
 #include "daemon/credentials.h"
 #include "shm_backend/held_pages.h"
@@ -57,13 +58,14 @@ class RamNode {
   // F1: a file of size 0 gets one run. EFBIG, ENOMEM. F2: a larger size makes a hole. REQUIRES: `size` is not less than
   // the file's, unless nothing else changes the file (Shrink).
   absl::Status Grow(std::uint64_t size);
-  // Records it. ENOSPC.
+  // Charges its owner for its being there and records it. ENOMEM, ENOSPC.
   absl::Status Create();
   // Makes again what was recorded, of a file that has nothing yet; the pages are held from now on.
   void RestorePiece(std::uint64_t first, shm::Run run);
   void RestoreSize(std::uint64_t size, bool unlinked);
   // After them: the rest of the last page holds zeros, also if a daemon was killed before it had zeroed it.
   void CleanTail();
+  void RestoreCharge() { existence_ = Charge::Add(payer_, Resource::kBytes, nommu::kPageSize); }
 
   // F5: gives back the pages past the new size and zeroes the rest of the last. Whoever holds pages keeps them.
   void Shrink(std::uint64_t size);
@@ -88,6 +90,8 @@ class RamNode {
   void Add(const Piece& piece) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status AllocateGaps(std::vector<Piece>& gaps) const;
   void FreePieces(const std::vector<Piece>& pieces) const;
+  absl::Status Pay(std::uint64_t pages) const;
+  void GiveBack(std::uint64_t pages) const;
   absl::Status Record(std::uint64_t size, const std::vector<Piece>& added) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ZeroTail() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RecordCut(std::uint64_t size) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -99,6 +103,8 @@ class RamNode {
   const uid_t uid_;
   const gid_t gid_;
   const mode_t mode_;
+  Account* const payer_;  // the owner's, for all pages that are the file's; null where nobody counts
+  Charge existence_;      // a page, so that empty files are not free
   mutable shm::Mutex mutex_;
   bool unlinked_ ABSL_GUARDED_BY(mutex_);
   std::uint64_t size_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -140,9 +146,9 @@ class RamFile : public Backing {
 class RamFiles {
  public:
   // `pool` is where this process has the pool's bytes.
-  // `ledger`: where they are recorded, null for nowhere; outlives them too.
-  RamFiles(shm::PagePool& pages, std::span<std::byte> pool, shm::Ledger* ledger = nullptr)
-      : pages_(pages), pool_(pool), ledger_(ledger), held_(pages) {}
+  // `ledger`: where they are recorded, null for nowhere; outlives them too. `accounts`: where their owners are charged.
+  RamFiles(shm::PagePool& pages, std::span<std::byte> pool, shm::Ledger* ledger = nullptr, Accounts* accounts = nullptr)
+      : pages_(pages), pool_(pool), ledger_(ledger), accounts_(accounts), held_(pages) {}
 
   // open(2): O_ACCMODE, O_CREAT, O_EXCL, O_APPEND and O_PATH; O_TRUNC is the caller's to carry out (F4). ENOENT,
   // EEXIST, EACCES, EINVAL, ENAMETOOLONG, ENOTDIR (O_DIRECTORY).
@@ -169,6 +175,7 @@ class RamFiles {
   shm::PagePool& pages_;
   const std::span<std::byte> pool_;
   shm::Ledger* const ledger_;
+  Accounts* const accounts_;
   shm::HeldPages held_;
   mutable shm::Mutex mutex_;
   std::uint64_t last_inode_ ABSL_GUARDED_BY(mutex_) = 0;

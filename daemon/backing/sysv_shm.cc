@@ -149,7 +149,11 @@ absl::StatusOr<int> SysvShm::FindByKey(key_t key, std::uint64_t size, int flags,
 }
 
 absl::Status SysvShm::CheckLimits(std::uint64_t size) const {
-  if (PagesOf(size) > limits_.shmall - pages_) {
+  if (size > limits_.shmmax) {
+    return Refuse(EINVAL, "V", absl::StrCat("a segment has from 1 to ", limits_.shmmax, " bytes (shmmax)"));
+  }
+  // The limit may have been lowered below what there is.
+  if (pages_ > limits_.shmall || PagesOf(size) > limits_.shmall - pages_) {
     return Refuse(ENOSPC, "V", absl::StrCat("all segments together may have ", limits_.shmall, " pages (shmall)"));
   }
   if (segments_.size() >= limits_.shmmni) {
@@ -164,9 +168,7 @@ absl::StatusOr<int> SysvShm::Get(key_t key, std::uint64_t size, int flags, const
     const absl::StatusOr<int> known = FindByKey(key, size, flags, who);
     if (!known.ok() || *known >= 0) return known;
   }
-  if (size == 0 || size > limits_.shmmax) {
-    return Refuse(EINVAL, "V", absl::StrCat("a segment has from 1 to ", limits_.shmmax, " bytes (shmmax)"));
-  }
+  if (size == 0) return Refuse(EINVAL, "V", "a segment has at least one byte");
   if ((flags & SHM_HUGETLB) != 0) {
     return Refuse(EINVAL, "V", "SHM_HUGETLB: the pool as a whole is on huge pages or is not; leave it out");
   }

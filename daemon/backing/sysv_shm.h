@@ -47,7 +47,13 @@ class SysvShm {
  public:
   // `ledger`: where they are recorded, null for nowhere.
   SysvShm(RamFiles& files, const SysvLimits& limits, shm::Ledger* ledger = nullptr)
-      : files_(files), limits_(limits), ledger_(ledger) {}
+      : files_(files), ledger_(ledger), limits_(limits) {}
+
+  // For segments that are made from now on.
+  void SetLimits(const SysvLimits& limits) {
+    shm::MutexLock lock(mutex_);
+    limits_ = limits;
+  }
 
   // Makes a segment again that was recorded.
   void Restore(int id, const record::Segment& recorded, std::shared_ptr<RamNode> node);
@@ -95,9 +101,9 @@ class SysvShm {
   void LastDetach(int id);
 
   RamFiles& files_;
-  const SysvLimits limits_;
   shm::Ledger* const ledger_;
   mutable shm::Mutex mutex_;
+  SysvLimits limits_ ABSL_GUARDED_BY(mutex_);
   int next_id_ ABSL_GUARDED_BY(mutex_) = 0;
   std::uint64_t pages_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::btree_map<int, Entry> segments_ ABSL_GUARDED_BY(mutex_);

@@ -35,17 +35,34 @@ std::uint64_t SharedEnd(const Mapping& mapping) {
   return mapping.offset / kPageSize + PagesOf(mapping.length);
 }
 
+// What a mapping of the region holds, however little of it is mapped: the memory stays as long as the mapping.
+std::uint64_t CostOf(const Region& region) { return region.length + region.slack; }
+
+void ChargeMapping(Account* payer, std::uint64_t bytes) {
+  if (payer == nullptr) return;
+  payer->Add(Resource::kBytes, bytes);
+  payer->Add(Resource::kMappings, 1);
+}
+
+void GiveBack(Account* payer, std::uint64_t bytes) {
+  if (payer == nullptr) return;
+  payer->Give(Resource::kBytes, bytes);
+  payer->Give(Resource::kMappings, 1);
+}
+
 }  // namespace
 
-SpaceId MemoryMap::OpenSpace(std::int32_t pid) {
+SpaceId MemoryMap::OpenSpace(std::int32_t pid, Account* payer) {
   const SpaceId space = next_id_++;
-  JoinSpace(space, pid);
+  JoinSpace(space, pid, payer);
   return space;
 }
 
-void MemoryMap::JoinSpace(SpaceId space, std::int32_t pid) {
+void MemoryMap::JoinSpace(SpaceId space, std::int32_t pid, Account* payer) {
   next_id_ = std::max(next_id_, space + 1);
-  spaces_[space].pids.push_back(pid);
+  AddressSpace& joined = spaces_[space];
+  if (joined.payer == nullptr) joined.payer = payer;
+  joined.pids.push_back(pid);
   processes_.emplace(pid, space);
 }
 
@@ -69,7 +86,7 @@ bool MemoryMap::LeaveSpace(SpaceId id, std::int32_t pid, std::size_t most, std::
 }
 
 absl::StatusOr<Reservation> MemoryMap::Reserve(const MapRequest& request, const std::shared_ptr<const File>& file,
-                                               bool may_be_direct) {
+                                               bool may_be_direct, SpaceId space) {
   absl::StatusOr<Capabilities> capabilities = ValidateMmapRequest(request, file.get(), profile_);
   if (!capabilities.ok()) return capabilities.status();
   const bool can_be_direct = (*capabilities & kMapDirect) != 0;
@@ -96,7 +113,27 @@ absl::StatusOr<Reservation> MemoryMap::Reserve(const MapRequest& request, const 
     reservation.shared_end = request.offset / kPageSize + PagesOf(request.length);
     CountShared(file->id, reservation.shared_end);
   }
+  if (const auto payer = spaces_.find(space); payer != spaces_.end()) {
+    if (absl::Status paid = Pay(payer->second.payer, reservation); !paid.ok()) {
+      Abandon(reservation);
+      return paid;
+    }
+  }
   return reservation;
+}
+
+// Before there is memory, so that nobody holds more than he may even for a moment.
+absl::Status MemoryMap::Pay(Account* payer, Reservation& reservation) {
+  if (payer == nullptr) return absl::OkStatus();
+  const std::uint64_t bytes = CostOf(*reservation.region);
+  if (absl::Status status = payer->Take(Resource::kMappings, 1); !status.ok()) return status;
+  if (absl::Status status = payer->Take(Resource::kBytes, bytes); !status.ok()) {
+    payer->Give(Resource::kMappings, 1);
+    return status;
+  }
+  reservation.payer = payer;
+  reservation.paid = bytes;
+  return absl::OkStatus();
 }
 
 const IntervalIndex* MemoryMap::IndexOf(const FileId& file, MappingKind kind) const {
@@ -226,12 +263,15 @@ Grant MemoryMap::Commit(SpaceId id, const Reservation& reservation, const MapReq
       .flags = request.flags,
   };
   if (reservation.shared_end != 0) UncountShared(region->file->id, reservation.shared_end);
+  // What it takes beyond the request was not known before.
+  if (reservation.payer != nullptr) reservation.payer->Add(Resource::kBytes, CostOf(*region) - reservation.paid);
   Insert(id, spaces_.at(id), start, mapping);
   return Grant{.address = start, .length = mapping.length, .kind = region->kind, .existing = !reservation.created};
 }
 
 std::optional<Freed> MemoryMap::Abandon(const Reservation& reservation) {
   if (reservation.shared_end != 0) UncountShared(reservation.region->file->id, reservation.shared_end);
+  GiveBack(reservation.payer, reservation.paid);
   return Release(reservation.region);
 }
 
@@ -271,6 +311,7 @@ std::optional<Freed> MemoryMap::Remove(SpaceId id, AddressSpace& from, Mappings:
   mapped_pages_ -= PagesOf(at->second.length);
   NoteMapping(id, at->first);
   from.mappings.erase(at);
+  GiveBack(from.payer, CostOf(*region));
   Freed closed{region->start, region->length, region->memory, region->file, /*last=*/false};
   std::optional<Freed> freed = Release(region);
   if (!freed && profile_.closes_each_mapping && closed.memory == Memory::kDevice) freed = std::move(closed);
@@ -336,6 +377,10 @@ absl::Status MemoryMap::UnmapPart(SpaceId id, AddressSpace& space, PoolAddress a
   if (splits && space.mappings.size() >= limits_.max_map_count) {
     return Refuse(ENOMEM, "M21", "the address space has too many mappings to split one: unmap whole mappings first");
   }
+  if (splits && space.payer != nullptr) {
+    // Kept until both parts are charged.
+    if (absl::Status status = space.payer->Take(Resource::kMappings, 1); !status.ok()) return status;
+  }
   // What is left on either side becomes a mapping of a region of its own. Memory past the mapping's end, which mremap
   // left there, stays with what lies before it.
   const PoolAddress region_end = whole.region->end();
@@ -348,10 +393,12 @@ absl::Status MemoryMap::UnmapPart(SpaceId id, AddressSpace& space, PoolAddress a
     mapping.length = length;
     Place(mapping.region, first, slack);
     Insert(id, space, first, mapping);
+    ChargeMapping(space.payer, CostOf(*mapping.region));
   };
   const PoolAddress mapping_end = start + whole.length;
   if (start < address) keep(start, address - start, address, 0);
   if (end < mapping_end) keep(end, mapping_end - end, region_end, slack);
+  if (splits && space.payer != nullptr) space.payer->Give(Resource::kMappings, 1);
   const PoolAddress freed_end = end < mapping_end ? end : region_end + slack;
   freed.push_back(Freed{address, freed_end - address, Memory::kPages});
   return absl::OkStatus();
@@ -527,6 +574,7 @@ bool MemoryMap::RestoreMapping(const MappingId& id, std::uint64_t region_id, Map
   next_id_ = std::max(next_id_, id.id + 1);
   ++mapping.region->users;
   InsertAs(id.space, space->second, Key{id.start, id.id}, mapping);
+  ChargeMapping(space->second.payer, CostOf(*mapping.region));
   return true;
 }
 

@@ -22,6 +22,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/node_hash_map.h"
 #include "absl/status/statusor.h"
+#include "daemon/account.h"
 #include "daemon/nommu/file.h"
 #include "daemon/nommu/interval_index.h"
 #include "daemon/nommu/map_request.h"
@@ -90,6 +91,8 @@ struct Reservation {
   Region* region = nullptr;
   bool created = false;          // the caller must fill the region, then Place or Withdraw it
   std::uint64_t shared_end = 0;  // a direct MAP_SHARED mapping: the file's page after its last; else 0
+  Account* payer = nullptr;      // who was charged for one mapping and so many bytes
+  std::uint64_t paid = 0;
 };
 
 // A line of a listing, without its path: that takes I/O.
@@ -122,22 +125,26 @@ class MemoryMap {
  public:
   explicit MemoryMap(const Profile& profile, const Limits& limits = {}) : profile_(profile), limits_(limits) {}
 
-  // A new, empty address space of process `pid`.
-  SpaceId OpenSpace(std::int32_t pid);
+  // From the next call on.
+  void SetLimits(const Limits& limits) { limits_ = limits; }
+
+  // A new, empty address space of process `pid`. `payer`: whose account its mappings are charged to, null for nobody's;
+  // each costs the memory that it holds, which is all of its region's.
+  SpaceId OpenSpace(std::int32_t pid, Account* payer = nullptr);
   bool HasSpace(SpaceId space) const { return spaces_.contains(space); }
   // X2: the process uses the address space as well. REQUIRES: it exists, and not only while it is being left; or it is
-  // restored.
-  void JoinSpace(SpaceId space, std::int32_t pid);
+  // restored. `payer` pays if nobody does yet.
+  void JoinSpace(SpaceId space, std::int32_t pid, Account* payer = nullptr);
 
   // One of the process's uses of the address space ends. If it is the last (X2), unmaps at most `most` mappings and
   // appends the memory that nobody uses any more to `freed`: false while any is left. In steps, so that a large one
   // holds nobody up.
   bool LeaveSpace(SpaceId space, std::int32_t pid, std::size_t most, std::vector<Freed>& freed);
 
-  // Refusals: M1 to M20, S4, S10. `file` may be null (M2). `may_be_direct` is false when the device has refused to site
-  // the mapping: then it becomes a copy, if it may (S10).
+  // Refusals: M1 to M20, S4, S10; ENOMEM when the account of the address space has no room. `file` may be null (M2).
+  // `may_be_direct` is false when the device has refused to site the mapping: then it becomes a copy, if it may (S10).
   absl::StatusOr<Reservation> Reserve(const MapRequest& request, const std::shared_ptr<const File>& file,
-                                      bool may_be_direct = true);
+                                      bool may_be_direct = true, SpaceId space = 0);
 
   // `slack`: bytes that its memory has beyond the region's length. REQUIRES: the region was created by Reserve and
   // neither placed nor withdrawn yet.
@@ -229,6 +236,7 @@ class MemoryMap {
   };
   using Mappings = absl::btree_map<Key, Mapping>;
   struct AddressSpace {
+    Account* payer = nullptr;
     std::vector<std::int32_t> pids;  // its users, not empty; a process may be several
     Mappings mappings;
   };
@@ -243,6 +251,7 @@ class MemoryMap {
 
   absl::StatusOr<Region*> FindToShare(const MapRequest& request, const File& file, MappingKind kind,
                                       bool can_be_direct) const;
+  static absl::Status Pay(Account* payer, Reservation& reservation);
   const IntervalIndex* IndexOf(const FileId& file, MappingKind kind) const;
   Region* NewRegion(const MapRequest& request, const std::shared_ptr<const File>& file, MappingKind kind);
   void Index(Region* region);
@@ -262,7 +271,7 @@ class MemoryMap {
   std::vector<std::int32_t> PidsOf(const Region& region) const;
 
   const Profile& profile_;
-  const Limits limits_;
+  Limits limits_;
   bool collects_changes_ = false;
   Changes changes_;
   std::uint64_t next_id_ = 1;

@@ -48,16 +48,20 @@ grpc::Status DevicesService::Remove(grpc::ServerContext* context, const v1::Remo
   return ToGrpc(broker_.devices().Remove(request->name(), (*caller)->peer()));
 }
 
-grpc::Status DevicesService::Info(grpc::ServerContext*, const v1::DeviceInfoRequest* request,
+grpc::Status DevicesService::Info(grpc::ServerContext* context, const v1::DeviceInfoRequest* request,
                                   v1::DeviceInfo* response) {
+  const absl::StatusOr<Charge> call = Admit(*context, sessions_);
+  if (!call.ok()) return ToGrpc(call.status());
   const auto found = broker_.devices().Look(request->name());
   if (!found.ok()) return ToGrpc(found.status());
   ToProto(found->info, *response);
   return grpc::Status::OK;
 }
 
-grpc::Status DevicesService::List(grpc::ServerContext*, const v1::ListDevicesRequest*,
+grpc::Status DevicesService::List(grpc::ServerContext* context, const v1::ListDevicesRequest*,
                                   grpc::ServerWriter<v1::DeviceInfo>* writer) {
+  const absl::StatusOr<Charge> call = Admit(*context, sessions_);
+  if (!call.ok()) return ToGrpc(call.status());
   for (const backing::DeviceInfo& info : broker_.devices().List("")) {
     v1::DeviceInfo response;
     ToProto(info, response);
@@ -69,6 +73,9 @@ grpc::Status DevicesService::List(grpc::ServerContext*, const v1::ListDevicesReq
 grpc::Status DevicesService::Erase(grpc::ServerContext* context, const v1::EraseRequest* request, v1::EraseResponse*) {
   const auto caller = CallerOf(*context, sessions_);
   if (!caller.ok()) return ToGrpc(caller.status());
+  if ((*caller)->read_only()) {
+    return ToGrpc(nommu::Refuse(EACCES, "D5", "the session is read-only: connect without read_only to erase"));
+  }
   return ToGrpc(broker_.devices().Erase(request->name(), request->offset(), request->length(), (*caller)->peer()));
 }
 

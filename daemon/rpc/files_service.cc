@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "daemon/nommu/refusal.h"
@@ -37,11 +39,13 @@ absl::StatusOr<std::shared_ptr<backing::Backing>> FilesService::FileOf(const grp
                                                                        int fd) const {
   const auto caller = CallerOf(context, sessions_);
   if (!caller.ok()) return caller.status();
-  auto file = (*caller)->File(fd);
+  const auto file = (*caller)->File(fd);
   if (file == nullptr || file->kind == nommu::File::Kind::kNotOpen) {
     return Refuse(EBADF, "F", absl::StrCat("the session has no open file of number ", fd));
   }
-  return file;
+  // The call is under way as long as the file is used: reading may wait for the file's server.
+  using Held = std::pair<std::shared_ptr<backing::Backing>, std::shared_ptr<session::Session>>;
+  return std::shared_ptr<backing::Backing>(std::make_shared<Held>(file, *caller), file.get());
 }
 
 grpc::Status FilesService::Open(grpc::ServerContext* context, const v1::OpenRequest* request,
@@ -56,7 +60,7 @@ grpc::Status FilesService::Open(grpc::ServerContext* context, const v1::OpenRequ
 }
 
 grpc::Status FilesService::Close(grpc::ServerContext* context, const v1::CloseRequest* request, v1::CloseResponse*) {
-  const auto caller = CallerOf(*context, sessions_);
+  const auto caller = CallerOf(*context, sessions_, /*gives_back=*/true);
   if (!caller.ok()) return ToGrpc(caller.status());
   return ToGrpc(broker_.CloseFile(**caller, request->fd()));
 }
@@ -99,7 +103,9 @@ grpc::Status FilesService::Fstat(grpc::ServerContext* context, const v1::FstatRe
   return grpc::Status::OK;
 }
 
-grpc::Status FilesService::Stat(grpc::ServerContext*, const v1::StatRequest* request, v1::FileStat* response) {
+grpc::Status FilesService::Stat(grpc::ServerContext* context, const v1::StatRequest* request, v1::FileStat* response) {
+  const absl::StatusOr<Charge> call = Admit(*context, sessions_);
+  if (!call.ok()) return ToGrpc(call.status());
   const auto stat = broker_.StatFile(request->name());
   if (!stat.ok()) return ToGrpc(stat.status());
   ToProto(*stat, *response);
@@ -112,8 +118,10 @@ grpc::Status FilesService::Unlink(grpc::ServerContext* context, const v1::Unlink
   return ToGrpc(broker_.UnlinkFile(request->name(), (*caller)->peer()));
 }
 
-grpc::Status FilesService::List(grpc::ServerContext*, const v1::ListFilesRequest* request,
+grpc::Status FilesService::List(grpc::ServerContext* context, const v1::ListFilesRequest* request,
                                 grpc::ServerWriter<v1::ListFilesResponse>* writer) {
+  const absl::StatusOr<Charge> call = Admit(*context, sessions_);
+  if (!call.ok()) return ToGrpc(call.status());
   std::string after;
   for (;;) {
     const std::vector<backing::FileStat> portion = broker_.ListFiles(request->prefix(), after, kPortion);

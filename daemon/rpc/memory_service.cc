@@ -67,7 +67,7 @@ grpc::Status MemoryService::Mmap(grpc::ServerContext* context, const v1::MmapReq
 
 grpc::Status MemoryService::Munmap(grpc::ServerContext* context, const v1::MunmapRequest* request,
                                    v1::MunmapResponse*) {
-  const auto caller = CallerOf(*context, sessions_);
+  const auto caller = CallerOf(*context, sessions_, /*gives_back=*/true);
   if (!caller.ok()) return ToGrpc(caller.status());
   const auto id = RequestOf(*context);
   if (!id.ok()) return ToGrpc(id.status());
@@ -93,8 +93,10 @@ grpc::Status MemoryService::Mremap(grpc::ServerContext* context, const v1::Mrema
   return grpc::Status::OK;
 }
 
-grpc::Status MemoryService::ListMappings(grpc::ServerContext*, const v1::ListMappingsRequest* request,
+grpc::Status MemoryService::ListMappings(grpc::ServerContext* context, const v1::ListMappingsRequest* request,
                                          grpc::ServerWriter<v1::ListMappingsResponse>* writer) {
+  const absl::StatusOr<Charge> call = Admit(*context, sessions_);
+  if (!call.ok()) return ToGrpc(call.status());
   nommu::MemoryMap::Cursor cursor;
   for (;;) {
     const auto portion = broker_.List(request->pid(), cursor);
@@ -106,8 +108,10 @@ grpc::Status MemoryService::ListMappings(grpc::ServerContext*, const v1::ListMap
   }
 }
 
-grpc::Status MemoryService::GetPoolStatistics(grpc::ServerContext*, const v1::GetPoolStatisticsRequest*,
+grpc::Status MemoryService::GetPoolStatistics(grpc::ServerContext* context, const v1::GetPoolStatisticsRequest*,
                                               v1::PoolStatistics* response) {
+  const absl::StatusOr<Charge> call = Admit(*context, sessions_);
+  if (!call.ok()) return ToGrpc(call.status());
   const Statistics statistics = broker_.GetStatistics();
   const std::uint64_t mapped = statistics.map.mapped_pages, held = statistics.map.region_pages;
   response->set_pool_size(statistics.pool.total);

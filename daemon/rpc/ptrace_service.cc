@@ -10,11 +10,9 @@
 
 namespace mapbroker::rpc {
 
-absl::Status PtraceService::MayTrace(const grpc::ServerContext& context, pid_t pid) const {
-  const auto caller = CallerOf(context, sessions_);
-  if (!caller.ok()) return caller.status();
-  if ((*caller)->peer().pid == pid) return absl::OkStatus();
-  if (absl::Status status = mapbroker::MayTrace((*caller)->peer(), pid); !status.ok()) return status;
+absl::Status PtraceService::MayTrace(const session::Session& caller, pid_t pid) const {
+  if (caller.peer().pid == pid) return absl::OkStatus();
+  if (absl::Status status = mapbroker::MayTrace(caller.peer(), pid); !status.ok()) return status;
   if (sessions_.HasProcess(pid)) return absl::OkStatus();
   return nommu::Refuse(ESRCH, "X5", absl::StrCat("process ", pid, " has no session with this daemon"));
 }
@@ -24,14 +22,16 @@ grpc::Status PtraceService::SetTraced(grpc::ServerContext* context, const v1::Se
   const auto caller = CallerOf(*context, sessions_);
   if (!caller.ok()) return ToGrpc(caller.status());
   const pid_t pid = request->pid() == 0 ? (*caller)->peer().pid : request->pid();
-  if (absl::Status status = MayTrace(*context, pid); !status.ok()) return ToGrpc(status);
+  if (absl::Status status = MayTrace(**caller, pid); !status.ok()) return ToGrpc(status);
   sessions_.SetTraced(pid, request->traced());
   return grpc::Status::OK;
 }
 
 grpc::Status PtraceService::Peek(grpc::ServerContext* context, const v1::PeekRequest* request,
                                  v1::PeekResponse* response) {
-  if (absl::Status status = MayTrace(*context, request->pid()); !status.ok()) return ToGrpc(status);
+  const auto caller = CallerOf(*context, sessions_);
+  if (!caller.ok()) return ToGrpc(caller.status());
+  if (absl::Status status = MayTrace(**caller, request->pid()); !status.ok()) return ToGrpc(status);
   auto data = broker_.Peek(request->pid(), request->address(), request->length());
   if (!data.ok()) return ToGrpc(data.status());
   response->set_data(*std::move(data));
@@ -40,8 +40,10 @@ grpc::Status PtraceService::Peek(grpc::ServerContext* context, const v1::PeekReq
 
 grpc::Status PtraceService::Poke(grpc::ServerContext* context, const v1::PokeRequest* request,
                                  v1::PokeResponse* response) {
-  if (absl::Status status = MayTrace(*context, request->pid()); !status.ok()) return ToGrpc(status);
-  if (const auto caller = CallerOf(*context, sessions_); caller.ok() && (*caller)->read_only()) {
+  const auto caller = CallerOf(*context, sessions_);
+  if (!caller.ok()) return ToGrpc(caller.status());
+  if (absl::Status status = MayTrace(**caller, request->pid()); !status.ok()) return ToGrpc(status);
+  if ((*caller)->read_only()) {
     return ToGrpc(nommu::Refuse(EACCES, "X5", "the session is read-only: connect without read_only to write memory"));
   }
   const auto length = broker_.Poke(request->pid(), request->address(), request->data());

@@ -19,7 +19,7 @@ class PtraceService final : public v1::Ptrace::Service {
 
  private:
   // EPERM, ESRCH.
-  absl::Status MayTrace(const grpc::ServerContext& context, pid_t pid) const;
+  absl::Status MayTrace(const session::Session& caller, pid_t pid) const;
 
   Broker& broker_;
   session::SessionTable& sessions_;

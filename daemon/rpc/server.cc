@@ -1,5 +1,6 @@
 #include "daemon/rpc/server.h"
 
+#include <fcntl.h>
 #include <grpc/grpc.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
@@ -7,9 +8,15 @@
 #include <grpcpp/server_builder.h>
 #include <grpcpp/server_posix.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 
+#include <cerrno>
 #include <chrono>
 #include <cstdlib>
+#include <utility>
+
+#include "daemon/session/peer.h"
+#include "spdlog/spdlog.h"
 
 namespace mapbroker::rpc {
 namespace {
@@ -17,13 +24,30 @@ namespace {
 // A Pwrite of 1 MiB and what goes with it; what is larger is refused before it is read.
 constexpr int kMaxRequestBytes = (1 << 20) + 4096;
 
+// Calls under way on one connection; a client's further calls wait in its library.
+constexpr int kMaxStreams = 256;
+
+// Bytes of a call's metadata: a token and a number take a hundred.
+constexpr int kMaxMetadata = 4096;
+
+// Bytes of what gRPC buffers for all connections: some thousand idle ones, or a few hundred that send as much as they
+// may. Beyond it gRPC drops the calls of those who have most.
+constexpr std::size_t kMaxBuffers = std::size_t{256} << 20;
+
+// Threads of gRPC's, each of which a call may hold: as many as four users may have under way (limits.calls).
+constexpr int kMaxThreads = 4096;
+
+// A peer that connects and says nothing is dropped after this; a client sends HTTP/2's preface at once.
+constexpr std::uint64_t kSilenceUsec = 5'000'000;
+
 // How long running calls may go on when the server stops.
 constexpr std::chrono::seconds kGrace(2);
 
 }  // namespace
 
-Server::Server(sd_event* loop, session::UnixListener& listener, const std::vector<grpc::Service*>& services)
-    : listener_(listener) {
+Server::Server(sd_event* loop, session::UnixListener& listener, const session::Access& access, Accounts& accounts,
+               const std::vector<grpc::Service*>& services)
+    : loop_(loop), listener_(listener), access_(access), accounts_(accounts) {
   // Never given back: taking the library down with a connection that has just ended may poll for ten seconds, and the
   // process is about to end.
   grpc_init();
@@ -32,6 +56,9 @@ Server::Server(sd_event* loop, session::UnixListener& listener, const std::vecto
   grpc::ServerBuilder builder;
   for (grpc::Service* service : services) builder.RegisterService(service);
   builder.SetMaxReceiveMessageSize(kMaxRequestBytes);
+  builder.SetResourceQuota(grpc::ResourceQuota("mapbrokerd").Resize(kMaxBuffers).SetMaxThreads(kMaxThreads));
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreams);
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadata);
   server_ = builder.BuildAndStart();
   if (server_ == nullptr) std::abort();  // without a port of its own nothing can fail but memory
 
@@ -39,17 +66,92 @@ Server::Server(sd_event* loop, session::UnixListener& listener, const std::vecto
     static_cast<Server*>(self)->Accept();
     return 0;
   };
-  if (sd_event_add_io(loop, &accepting_, listener_.fd(), EPOLLIN, on_connection, this) < 0) std::abort();
+  sd_event_source* source = nullptr;
+  if (sd_event_add_io(loop, &source, listener_.fd(), EPOLLIN, on_connection, this) < 0) std::abort();
+  accepting_.reset(source);
 }
 
 Server::~Server() {
-  sd_event_source_disable_unref(accepting_);
+  accepting_.reset();
+  connections_.clear();
   server_->Shutdown(std::chrono::system_clock::now() + kGrace);
 }
 
 void Server::Accept() {
-  shm::UniqueFd connection = listener_.Accept();
-  if (connection) grpc::AddInsecureChannelFromFd(server_.get(), connection.release());
+  shm::UniqueFd socket = listener_.Accept();
+  if (!socket || (connections_.size() >= kMaxGrpcConnections && !DropSilent())) return;
+  const std::uint64_t number = next_connection_++;
+  silent_.insert(number);
+  Connection& connection = connections_[number];
+  connection.server = this;
+  connection.number = number;
+  connection.socket = std::move(socket);
+
+  sd_event_source* source = nullptr;
+  const auto on_byte = [](sd_event_source*, int, std::uint32_t, void* at) {
+    auto& ready = *static_cast<Connection*>(at);
+    ready.server->GiveToGrpc(ready);
+    return 0;
+  };
+  if (sd_event_add_io(loop_, &source, connection.socket.get(), EPOLLIN, on_byte, &connection) < 0) return Drop(number);
+  connection.event.reset(source);
+  const auto on_silence = [](sd_event_source*, std::uint64_t, void* at) {
+    auto& silent = *static_cast<Connection*>(at);
+    silent.server->Drop(silent.number);
+    return 0;
+  };
+  if (sd_event_add_time_relative(loop_, &source, CLOCK_MONOTONIC, kSilenceUsec, 0, on_silence, &connection) < 0) {
+    return Drop(number);
+  }
+  connection.deadline.reset(source);
+}
+
+// gRPC has no words for a connection that is not wanted, so it is closed. The reason was told on the handoff socket,
+// where whoever has a token has been before.
+void Server::GiveToGrpc(Connection& connection) {
+  char first;
+  if (recv(connection.socket.get(), &first, sizeof(first), MSG_PEEK) <= 0) return Drop(connection.number);
+  const absl::StatusOr<Credentials> peer = session::PeerOf(connection.socket.get());
+  absl::Status admitted = peer.status();
+  if (admitted.ok()) admitted = access_.MayConnect(*peer);
+  if (admitted.ok()) {
+    absl::StatusOr<Charge> charge = Charge::Take(&accounts_.Of(peer->uid), Resource::kConnections, 1);
+    admitted = charge.status();
+    if (charge.ok()) connection.charge = *std::move(charge);
+  }
+  shm::UniqueFd watched(fcntl(connection.socket.get(), F_DUPFD_CLOEXEC, 0));
+  if (!admitted.ok() || !watched) {
+    spdlog::debug("a gRPC connection is closed: {}", std::string(admitted.message()));
+    return Drop(connection.number);
+  }
+
+  silent_.erase(connection.number);
+  connection.deadline.reset();
+  connection.event.reset();
+  shm::UniqueFd socket = std::exchange(connection.socket, std::move(watched));
+  sd_event_source* source = nullptr;
+  const auto on_end = [](sd_event_source*, int, std::uint32_t, void* at) {
+    auto& ended = *static_cast<Connection*>(at);
+    ended.server->Drop(ended.number);
+    return 0;
+  };
+  // Not what comes in: that is gRPC's.
+  if (sd_event_add_io(loop_, &source, connection.socket.get(), EPOLLHUP, on_end, &connection) < 0) {
+    return Drop(connection.number);
+  }
+  connection.event.reset(source);
+  grpc::AddInsecureChannelFromFd(server_.get(), socket.release());
+}
+
+bool Server::DropSilent() {
+  if (silent_.empty()) return false;
+  Drop(*silent_.begin());
+  return true;
+}
+
+void Server::Drop(std::uint64_t connection) {
+  silent_.erase(connection);
+  connections_.erase(connection);
 }
 
 }  // namespace mapbroker::rpc

@@ -1,15 +1,22 @@
 // The gRPC server on a socket that we accept on ourselves.
 //
 // gRPC tells a handler nothing about a Unix peer and cannot take over a listening socket (systemd's), so connections
-// are accepted here and given to it.
+// are accepted here and given to it, once they have said something and if their user may have them.
 #pragma once
 
 #include <systemd/sd-event.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <map>
 #include <memory>
+#include <set>
 #include <vector>
 
+#include "daemon/account.h"
+#include "daemon/session/access.h"
 #include "daemon/session/unix_listener.h"
+#include "shm_backend/unique_fd.h"
 
 namespace grpc {
 class Server;
@@ -18,23 +25,52 @@ class Service;
 
 namespace mapbroker::rpc {
 
+// Connections at a time; every one costs two descriptors. When there are as many, those go first that have said
+// nothing.
+inline constexpr std::size_t kMaxGrpcConnections = 8192;
+
 // Lives on the thread of its event loop; handlers run on gRPC's threads.
 class Server {
  public:
   // Serves `services`, gRPC's health service and reflection to whoever connects to `listener`. All arguments outlive
   // the server.
-  Server(sd_event* loop, session::UnixListener& listener, const std::vector<grpc::Service*>& services);
+  Server(sd_event* loop, session::UnixListener& listener, const session::Access& access, Accounts& accounts,
+         const std::vector<grpc::Service*>& services);
   // Refuses new calls, lets running ones finish for a moment and cancels the rest.
   ~Server();
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
  private:
-  void Accept();
+  struct SourceCloser {
+    void operator()(sd_event_source* source) const { sd_event_source_disable_unref(source); }
+  };
+  using Source = std::unique_ptr<sd_event_source, SourceCloser>;
 
+  struct Connection {
+    Server* server = nullptr;
+    std::uint64_t number = 0;
+    // Until the peer has said something the socket; then a duplicate of what gRPC has and closes, to see its end.
+    shm::UniqueFd socket;
+    Charge charge;
+    Source event;     // the first byte, then the end
+    Source deadline;  // of silence
+  };
+
+  void Accept();
+  void GiveToGrpc(Connection& connection);
+  bool DropSilent();
+  void Drop(std::uint64_t connection);
+
+  sd_event* const loop_;
   session::UnixListener& listener_;
+  const session::Access& access_;
+  Accounts& accounts_;
   std::unique_ptr<grpc::Server> server_;
-  sd_event_source* accepting_ = nullptr;
+  Source accepting_;
+  std::uint64_t next_connection_ = 1;
+  std::map<std::uint64_t, Connection> connections_;
+  std::set<std::uint64_t> silent_;  // those that gRPC does not have yet
 };
 
 }  // namespace mapbroker::rpc

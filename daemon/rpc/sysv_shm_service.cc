@@ -52,7 +52,7 @@ grpc::Status SysvShmService::Shmat(grpc::ServerContext* context, const v1::Shmat
 }
 
 grpc::Status SysvShmService::Shmdt(grpc::ServerContext* context, const v1::ShmdtRequest* request, v1::ShmdtResponse*) {
-  const auto caller = CallerOf(*context, sessions_);
+  const auto caller = CallerOf(*context, sessions_, /*gives_back=*/true);
   if (!caller.ok()) return ToGrpc(caller.status());
   const auto id = RequestOf(*context);
   if (!id.ok()) return ToGrpc(id.status());
@@ -82,8 +82,10 @@ grpc::Status SysvShmService::Remove(grpc::ServerContext* context, const v1::ShmR
   return ToGrpc(broker_.ShmRemove(**caller, request->id()));
 }
 
-grpc::Status SysvShmService::List(grpc::ServerContext*, const v1::ShmListRequest*,
+grpc::Status SysvShmService::List(grpc::ServerContext* context, const v1::ShmListRequest*,
                                   grpc::ServerWriter<v1::ShmSegment>* writer) {
+  const absl::StatusOr<Charge> call = Admit(*context, sessions_);
+  if (!call.ok()) return ToGrpc(call.status());
   for (const SegmentStat& stat : broker_.ListSegments()) {
     v1::ShmSegment segment;
     ToProto(stat, segment);

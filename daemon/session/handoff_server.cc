@@ -13,8 +13,10 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "daemon/backing/closer.h"
 #include "daemon/nommu/refusal.h"
 #include "daemon/process.h"
+#include "daemon/session/peer.h"
 #include "daemon/session/wire_error.h"
 #include "proto/handoff_packet.h"
 #include "shm_backend/failure_point.h"
@@ -34,23 +36,6 @@ constexpr std::uint64_t kHelloDeadlineUsec = 5'000'000;
 
 // Bytes; 16 cannot be met by chance.
 constexpr std::size_t kMaxNonce = 32;
-
-absl::StatusOr<Credentials> PeerOf(int socket) {
-  ucred peer{};
-  socklen_t size = sizeof(peer);
-  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.pid <= 0) {
-    return Refuse(EACCES, "",
-                  "the process is not visible to the daemon: run both in the same or a nested PID namespace");
-  }
-  Credentials credentials{peer.pid, peer.uid, peer.gid, {}};
-  // Asked twice: for how many there are, and for them.
-  socklen_t bytes = 0;
-  getsockopt(socket, SOL_SOCKET, SO_PEERGROUPS, nullptr, &bytes);
-  credentials.groups.resize(bytes / sizeof(gid_t));
-  if (getsockopt(socket, SOL_SOCKET, SO_PEERGROUPS, credentials.groups.data(), &bytes) != 0) bytes = 0;
-  credentials.groups.resize(bytes / sizeof(gid_t));
-  return credentials;
-}
 
 // A descriptor of the very process that connected.
 absl::StatusOr<shm::UniqueFd> PidfdOf(int socket, pid_t pid) {
@@ -76,6 +61,11 @@ absl::StatusOr<std::uint32_t> ChooseVersion(const v1::Hello& hello) {
   return version;
 }
 
+void CloseUnwanted(int socket, shm::UniqueFd fd) {
+  const absl::StatusOr<Credentials> peer = PeerOf(socket);
+  backing::CloseElsewhere(std::move(fd), peer.ok() ? peer->uid : kNobody);
+}
+
 absl::Status BrokenPacket(int error) {
   if (error == EMSGSIZE) {
     return Refuse(EMSGSIZE, "", absl::StrCat("a packet has at most ", kMaxHandoffPacket, " bytes and one descriptor"));
@@ -85,8 +75,14 @@ absl::Status BrokenPacket(int error) {
 
 }  // namespace
 
-HandoffServer::HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, HandoffHooks hooks)
-    : loop_(loop), listener_(listener), sessions_(sessions), hooks_(std::move(hooks)) {
+HandoffServer::HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, const Access& access,
+                             Accounts& accounts, HandoffHooks hooks)
+    : loop_(loop),
+      listener_(listener),
+      sessions_(sessions),
+      access_(access),
+      accounts_(accounts),
+      hooks_(std::move(hooks)) {
   sd_event_source* source = nullptr;
   const auto on_connection = [](sd_event_source*, int, std::uint32_t, void* self) {
     static_cast<HandoffServer*>(self)->Accept();
@@ -100,8 +96,9 @@ HandoffServer::~HandoffServer() = default;
 
 void HandoffServer::Accept() {
   shm::UniqueFd socket = listener_.Accept();
-  if (!socket || connections_.size() >= kMaxConnections) return;
+  if (!socket || (connections_.size() >= kMaxConnections && !DropSilent())) return;
   const std::uint64_t number = next_connection_++;
+  silent_.insert(number);
   Connection& connection = connections_[number];
   connection.server = this;
   connection.number = number;
@@ -136,10 +133,13 @@ void HandoffServer::Receive(Connection& connection) {
   if (packet.error == EAGAIN) return;
   if (packet.error == ECONNRESET) return Drop(connection.number);
 
+  // Never here, where all would wait for the file's server.
+  for (shm::UniqueFd& fd : packet.unwanted) CloseUnwanted(connection.socket.get(), std::move(fd));
   shm::UniqueFd descriptor;
   const bool broken = packet.error != 0;
   absl::StatusOr<v1::HandoffReply> reply = BrokenPacket(packet.error);
-  if (!broken) reply = Answer(connection, request, std::move(packet.fd), descriptor);
+  if (!broken) reply = Answer(connection, request, packet.fd, descriptor);
+  if (packet.fd) CloseUnwanted(connection.socket.get(), std::move(packet.fd));
   if (!reply.ok()) {
     v1::HandoffReply refusal;
     *refusal.mutable_error() = ToWireError(reply.status());
@@ -154,13 +154,14 @@ void HandoffServer::Receive(Connection& connection) {
 }
 
 absl::StatusOr<v1::HandoffReply> HandoffServer::Answer(Connection& connection, const v1::HandoffRequest& request,
-                                                       shm::UniqueFd fd, shm::UniqueFd& descriptor) {
+                                                       shm::UniqueFd& fd, shm::UniqueFd& descriptor) {
   v1::HandoffReply reply;
   if (fd && !request.has_pass_file()) return Refuse(EBADMSG, "", "only PassFile carries a descriptor");
   if (request.has_hello()) return Welcome(connection, request.hello(), descriptor);
   if (connection.session == nullptr) return Refuse(EPROTO, "", "the first message must be Hello");
   if (request.has_pass_file()) {
     if (!fd) return Refuse(EBADF, "", "PassFile carries no descriptor");
+    if (absl::Status status = accounts_.Of(connection.session->peer().uid).TakeRequest(); !status.ok()) return status;
     const absl::StatusOr<int> number = connection.session->AddFile(std::move(fd));
     if (!number.ok()) return number.status();
     reply.mutable_file_passed()->set_fd(*number);
@@ -183,6 +184,10 @@ absl::StatusOr<v1::HandoffReply> HandoffServer::Welcome(Connection& connection, 
   if (!version.ok()) return version.status();
   const absl::StatusOr<Credentials> peer = PeerOf(connection.socket.get());
   if (!peer.ok()) return peer.status();
+  if (absl::Status status = access_.MayConnect(*peer); !status.ok()) return status;
+  if (absl::Status status = access_.MayOpen(*peer, hello.read_only()); !status.ok()) return status;
+  absl::StatusOr<Charge> charge = Charge::Take(&accounts_.Of(peer->uid), Resource::kConnections, 1);
+  if (!charge.ok()) return charge.status();
   absl::StatusOr<shm::UniqueFd> pidfd = PidfdOf(connection.socket.get(), peer->pid);
   if (!pidfd.ok()) return pidfd.status();
   absl::StatusOr<shm::UniqueFd> pool = hooks_.pool_descriptor(!hello.read_only());
@@ -192,6 +197,8 @@ absl::StatusOr<v1::HandoffReply> HandoffServer::Welcome(Connection& connection, 
 
   shm::FailAt(shm::Point::kWelcome);
   connection.session = opened->session;
+  connection.charge = *std::move(charge);
+  silent_.erase(connection.number);
   connection.hello_deadline.reset();
   descriptor = *std::move(pool);
   v1::HandoffReply reply;
@@ -217,7 +224,7 @@ absl::StatusOr<SessionTable::Opened> HandoffServer::SessionFor(const v1::Hello& 
   }
   if (hello.token().empty()) {
     if (hello.executed()) return Refuse(EINVAL, "X4", "what a program was executed over is named by its token");
-    return OpenSession(hello, peer, std::move(pidfd), hooks_.open_space(peer.pid));
+    return OpenSession(hello, peer, std::move(pidfd), hooks_.open_space(peer));
   }
   const std::shared_ptr<Session> named = sessions_.Find(absl::BytesToHexString(hello.token()));
   if (named == nullptr) return Refuse(ESRCH, "", "no session has this token: it has ended; connect without one");
@@ -228,7 +235,7 @@ absl::StatusOr<SessionTable::Opened> HandoffServer::SessionFor(const v1::Hello& 
   if (hello.executed()) {
     if (!same_process) return Refuse(EPERM, "X4", "the token is of another process, whose session this one cannot end");
     absl::StatusOr<SessionTable::Opened> opened =
-        OpenSession(hello, peer, std::move(pidfd), hooks_.open_space(peer.pid));
+        OpenSession(hello, peer, std::move(pidfd), hooks_.open_space(peer));
     if (opened.ok()) {
       hooks_.move_files(*named, *opened->session);
       shm::FailAt(shm::Point::kMoveFiles);
@@ -241,13 +248,15 @@ absl::StatusOr<SessionTable::Opened> HandoffServer::SessionFor(const v1::Hello& 
     return SessionTable::Opened{named, hello.token()};
   }
   spdlog::info("process {} joins session {} of process {}", peer.pid, named->id(), named->peer().pid);
-  hooks_.join_space(named->space(), peer.pid);
+  hooks_.join_space(named->space(), peer);
   return OpenSession(hello, peer, std::move(pidfd), named->space());
 }
 
 absl::StatusOr<SessionTable::Opened> HandoffServer::OpenSession(const v1::Hello& hello, const Credentials& peer,
                                                                 shm::UniqueFd pidfd, nommu::SpaceId space) {
-  absl::StatusOr<SessionTable::Opened> opened = sessions_.Open(peer, hello.read_only(), space, hello.nonce());
+  // A program that was executed takes the place of the one before.
+  absl::StatusOr<SessionTable::Opened> opened =
+      sessions_.Open(peer, hello.read_only(), space, hello.nonce(), /*replaces=*/hello.executed());
   if (!opened.ok()) {
     hooks_.leave_space(space, peer.pid);  // in one portion: if it is the only user, nothing is mapped
     return opened.status();
@@ -286,7 +295,7 @@ absl::Status HandoffServer::Restore() {
   shm::FailAt(shm::Point::kRestoreSessions);
   return sessions_.Restore([&](const std::shared_ptr<Session>& session, std::uint64_t start_time) {
     const pid_t pid = session->peer().pid;
-    hooks_.join_space(session->space(), pid);
+    hooks_.join_space(session->space(), session->peer());
     // The pid may be another process's by now, before or after it is opened.
     shm::UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
     if (StartTimeOf(pid) != start_time) pidfd.reset();
@@ -342,6 +351,16 @@ void HandoffServer::Forget(std::uint64_t session) {
   processes_.erase(session);
 }
 
-void HandoffServer::Drop(std::uint64_t connection) { connections_.erase(connection); }
+// Who says nothing makes room for who may be about to. False: there is none such.
+bool HandoffServer::DropSilent() {
+  if (silent_.empty()) return false;
+  Drop(*silent_.begin());
+  return true;
+}
+
+void HandoffServer::Drop(std::uint64_t connection) {
+  silent_.erase(connection);
+  connections_.erase(connection);
+}
 
 }  // namespace mapbroker::session

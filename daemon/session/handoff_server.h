@@ -7,9 +7,12 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
+#include "daemon/account.h"
 #include "daemon/nommu/memory_map.h"
+#include "daemon/session/access.h"
 #include "daemon/session/session_table.h"
 #include "daemon/session/unix_listener.h"
 #include "mapbroker/v1/handoff.pb.h"
@@ -17,7 +20,8 @@
 
 namespace mapbroker::session {
 
-// Connections at a time; every one costs a descriptor or two.
+// Connections at a time; every one costs a descriptor or two. When there are as many, those go first that have not said
+// Hello, the oldest before the others.
 inline constexpr std::size_t kMaxConnections = 8192;
 
 // What the server needs to know of the rest of the daemon.
@@ -26,9 +30,9 @@ struct HandoffHooks {
   v1::Welcome welcome;
   // A descriptor of the pool for a new session.
   std::function<absl::StatusOr<shm::UniqueFd>(bool writable)> pool_descriptor;
-  std::function<nommu::SpaceId(pid_t)> open_space;
+  std::function<nommu::SpaceId(const Credentials&)> open_space;
   // The process uses the address space as well.
-  std::function<void(nommu::SpaceId, pid_t)> join_space;
+  std::function<void(nommu::SpaceId, const Credentials&)> join_space;
   // X4: the open files of one session become another's.
   std::function<void(Session& from, Session& to)> move_files;
   // A user goes; with the last a portion is unmapped. True when there is no more to do.
@@ -39,7 +43,8 @@ struct HandoffHooks {
 class HandoffServer {
  public:
   // All arguments outlive the server.
-  HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, HandoffHooks hooks);
+  HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, const Access& access,
+                Accounts& accounts, HandoffHooks hooks);
   ~HandoffServer();
   HandoffServer(const HandoffServer&) = delete;
   HandoffServer& operator=(const HandoffServer&) = delete;
@@ -63,6 +68,7 @@ class HandoffServer {
     std::uint64_t number = 0;
     shm::UniqueFd socket;
     std::shared_ptr<Session> session;  // null before Hello
+    Charge charge;                     // empty before Hello
     Source readable;
     Source hello_deadline;
   };
@@ -77,7 +83,7 @@ class HandoffServer {
 
   void Accept();
   void Receive(Connection& connection);
-  absl::StatusOr<v1::HandoffReply> Answer(Connection& connection, const v1::HandoffRequest& request, shm::UniqueFd fd,
+  absl::StatusOr<v1::HandoffReply> Answer(Connection& connection, const v1::HandoffRequest& request, shm::UniqueFd& fd,
                                           shm::UniqueFd& descriptor);
   absl::StatusOr<v1::HandoffReply> Welcome(Connection& connection, const v1::Hello& hello, shm::UniqueFd& descriptor);
   absl::StatusOr<SessionTable::Opened> SessionFor(const v1::Hello& hello, const Credentials& peer, shm::UniqueFd pidfd);
@@ -86,15 +92,19 @@ class HandoffServer {
   absl::Status Watch(std::shared_ptr<Session> session, shm::UniqueFd pidfd);
   void EndSession(std::uint64_t session);
   void Forget(std::uint64_t session);
+  bool DropSilent();
   void Drop(std::uint64_t connection);
 
   sd_event* const loop_;
   UnixListener& listener_;
   SessionTable& sessions_;
+  const Access& access_;
+  Accounts& accounts_;
   const HandoffHooks hooks_;
   Source accepting_;
   std::uint64_t next_connection_ = 1;
   std::map<std::uint64_t, Connection> connections_;
+  std::set<std::uint64_t> silent_;              // those that have not said Hello
   std::map<std::uint64_t, Process> processes_;  // by session
 };
 

@@ -14,7 +14,7 @@
 namespace mapbroker::session {
 
 Session::PassedFile::~PassedFile() {
-  if (fd) backing::CloseElsewhere(std::move(fd));
+  if (fd) backing::CloseElsewhere(std::move(fd), user, std::move(charge));
 }
 
 bool Session::IsTraced() {
@@ -52,6 +52,7 @@ std::vector<std::uint64_t> Session::TakeResultsBelow(std::uint64_t done) {
 
 absl::StatusOr<int> Session::AddFile(shm::UniqueFd fd) {
   auto file = std::make_shared<PassedFile>();
+  file->user = peer_.uid;
   file->fd = std::move(fd);
   return Add(std::move(file));
 }
@@ -63,11 +64,14 @@ absl::StatusOr<int> Session::AddFile(std::shared_ptr<backing::Backing> backing) 
 }
 
 absl::StatusOr<int> Session::Add(std::shared_ptr<PassedFile> file) {
+  absl::StatusOr<Charge> charge = Charge::Take(account_, Resource::kDescriptors, 1);
+  if (!charge.ok()) return charge.status();
+  file->charge = *std::move(charge);
   shm::MutexLock lock(mutex_);
   if (files_.size() >= kMaxFilesPerSession) {
     return nommu::Refuse(
         EMFILE, "",
-        absl::StrCat("the session has passed ", kMaxFilesPerSession, " descriptors: close some of them first"));
+        absl::StrCat("the session has ", kMaxFilesPerSession, " open descriptors: close some of them first"));
   }
   int number;
   do {
@@ -101,6 +105,7 @@ std::vector<std::pair<int, std::shared_ptr<backing::Backing>>> Session::OpenedFi
 void Session::RestoreFile(int number, std::shared_ptr<backing::Backing> backing) {
   auto file = std::make_shared<PassedFile>();
   file->backing = std::move(backing);
+  file->charge = Charge::Add(account_, Resource::kDescriptors, 1);
   shm::MutexLock lock(mutex_);
   files_[number] = std::move(file);
   next_number_ = std::max(next_number_, static_cast<std::uint32_t>(number) + 1);
@@ -124,7 +129,7 @@ std::shared_ptr<backing::Backing> Session::File(int number) {
   }
   std::call_once(file->looked_at, [&] {
     if (!file->fd) return;
-    auto backing = backing::OpenHostFile(std::move(file->fd));
+    auto backing = backing::OpenHostFile(std::move(file->fd), file->user, std::move(file->charge));
     if (backing.ok()) file->backing = *std::move(backing);
   });
   return file->backing;

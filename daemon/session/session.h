@@ -16,6 +16,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
+#include "daemon/account.h"
 #include "daemon/backing/backing.h"
 #include "daemon/credentials.h"
 #include "daemon/nommu/memory_map.h"
@@ -37,15 +38,23 @@ struct RequestId {
 // Thread-safe.
 class Session {
  public:
-  // `first_number`: where the numbers of its files begin.
+  // `first_number`: where the numbers of its files begin. `account`: its user's, null where nobody counts; `charge`:
+  // what was taken from that for the session itself.
   Session(std::uint64_t id, const Credentials& peer, bool read_only, nommu::SpaceId space,
-          std::uint32_t first_number = 0)
-      : id_(id), peer_(peer), read_only_(read_only), space_(space), next_number_(first_number) {}
+          std::uint32_t first_number = 0, Account* account = nullptr, Charge charge = {})
+      : id_(id),
+        peer_(peer),
+        read_only_(read_only),
+        space_(space),
+        account_(account),
+        charge_(std::move(charge)),
+        next_number_(first_number) {}
 
   std::uint64_t id() const { return id_; }
   const Credentials& peer() const { return peer_; }
   bool read_only() const { return read_only_; }
   nommu::SpaceId space() const { return space_; }
+  Account* account() const { return account_; }
   // S2: it is marked as traced, or its process is, as was seen within the last 10 ms: a look takes longer than all the
   // rest of a call.
   bool IsTraced();
@@ -59,7 +68,8 @@ class Session {
   void NoteResult(std::uint64_t id);
   std::vector<std::uint64_t> TakeResultsBelow(std::uint64_t done);
 
-  // Takes a descriptor; the number it is referred to by. EMFILE when there are kMaxFilesPerSession.
+  // Takes a descriptor; the number it is referred to by. EMFILE when there are kMaxFilesPerSession, or the user has as
+  // many as he may.
   absl::StatusOr<int> AddFile(shm::UniqueFd fd);
   // The same for a file that is known already.
   absl::StatusOr<int> AddFile(std::shared_ptr<backing::Backing> backing);
@@ -83,8 +93,10 @@ class Session {
   struct PassedFile {
     ~PassedFile();
     std::once_flag looked_at;
+    uid_t user = 0;  // who passed it
     shm::UniqueFd fd;
     std::shared_ptr<backing::Backing> backing;
+    Charge charge;
   };
 
   absl::StatusOr<int> Add(std::shared_ptr<PassedFile> file);
@@ -93,6 +105,8 @@ class Session {
   const Credentials peer_;
   const bool read_only_;
   const nommu::SpaceId space_;
+  Account* const account_;
+  const Charge charge_;
   std::atomic<bool> traced_ = false;
   std::atomic<bool> seen_traced_ = false;
   std::atomic<std::chrono::steady_clock::time_point> look_again_{};

@@ -40,11 +40,16 @@ bool SameSecret(const std::string& a, const std::string& b) {
 }  // namespace
 
 absl::StatusOr<SessionTable::Opened> SessionTable::Open(const Credentials& peer, bool read_only, nommu::SpaceId space,
-                                                        const std::string& nonce) {
+                                                        const std::string& nonce, bool replaces) {
+  Account* const account = AccountOf(peer.uid);
+  absl::StatusOr<Charge> charge =
+      replaces ? Charge::Add(account, Resource::kSessions, 1) : Charge::Take(account, Resource::kSessions, 1);
+  if (!charge.ok()) return charge.status();
   const std::uint64_t start_time = StartTimeOf(peer.pid);
   shm::MutexLock lock(mutex_);
   const std::uint64_t id = next_id_++;
-  const Entry entry{std::make_shared<Session>(id, peer, read_only, space), NewToken(id), start_time, nonce};
+  const Entry entry{std::make_shared<Session>(id, peer, read_only, space, 0, account, *std::move(charge)), NewToken(id),
+                    start_time, nonce};
   const shm::Ledger::Change record = RecordOf(entry);
   if (shm::FailAt(shm::Point::kSessionRecord) || !ledger_.Apply({&record, 1}).ok()) return CannotRecord("the session");
   sessions_[id] = entry;
@@ -80,7 +85,8 @@ absl::Status SessionTable::Restore(
     std::uint32_t first_number = 0;
     if (getrandom(&first_number, sizeof(first_number), 0) != sizeof(first_number)) std::abort();
     const Entry entry{
-        std::make_shared<Session>(numbers[0], peer, recorded->read_only(), recorded->space(), first_number & INT_MAX),
+        std::make_shared<Session>(numbers[0], peer, recorded->read_only(), recorded->space(), first_number & INT_MAX,
+                                  AccountOf(peer.uid), Charge::Add(AccountOf(peer.uid), Resource::kSessions, 1)),
         recorded->token(), recorded->ended() ? 0 : recorded->start_time(), recorded->nonce(), recorded->ended()};
     entry.session->set_traced(recorded->traced());
     {

@@ -9,6 +9,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "daemon/account.h"
 #include "daemon/session/session.h"
 #include "shm_backend/ledger.h"
 #include "shm_backend/mutex.h"
@@ -18,20 +19,25 @@ namespace mapbroker::session {
 // Thread-safe. What it holds is recorded in the ledger.
 class SessionTable {
  public:
-  // `ledger` outlives it.
-  explicit SessionTable(shm::Ledger& ledger) : ledger_(ledger) {}
+  // Both outlive it. `accounts`: where users are charged, null for nowhere.
+  explicit SessionTable(shm::Ledger& ledger, Accounts* accounts = nullptr)
+      : ledger_(ledger), accounts_(accounts), nobody_(accounts == nullptr ? nullptr : &accounts->Of(kNobody)) {}
 
   struct Opened {
     std::shared_ptr<Session> session;
     std::string token;  // secret: never logged
   };
 
-  // Numbers start at 1 and are not reused. ENOSPC. REQUIRES: `space` is an open address space of the peer.
+  // Numbers start at 1 and are not reused. EAGAIN when the user has as many as he may, unless this one `replaces`
+  // another; ENOSPC. REQUIRES: `space` is an open address space of the peer.
   absl::StatusOr<Opened> Open(const Credentials& peer, bool read_only, nommu::SpaceId space,
-                              const std::string& nonce = "");
+                              const std::string& nonce = "", bool replaces = false);
   // One that a daemon before opened and that was perhaps never answered: by the nonce of its Hello. Null if there is
   // none.
   std::optional<Opened> FindByNonce(const Credentials& peer, const std::string& nonce) const;
+
+  // Whose calls are those that carry no token; null where nobody counts.
+  Account* nobody() const { return nobody_; }
 
   // Calls `session` for each that was recorded, and is in the table again, with when its process was started, 0 for one
   // that was closed. Numbers go on after them. DataLoss.
@@ -68,7 +74,11 @@ class SessionTable {
 
   static shm::Ledger::Change RecordOf(const Entry& entry);
 
+  Account* AccountOf(uid_t user) const { return accounts_ == nullptr ? nullptr : &accounts_->Of(user); }
+
   shm::Ledger& ledger_;
+  Accounts* const accounts_;
+  Account* const nobody_;
   mutable shm::Mutex mutex_;
   std::uint64_t next_id_ ABSL_GUARDED_BY(mutex_) = 1;
   absl::flat_hash_map<std::uint64_t, Entry> sessions_ ABSL_GUARDED_BY(mutex_);

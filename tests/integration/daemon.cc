@@ -19,27 +19,16 @@ namespace mapbroker::testing {
 namespace {
 
 // Where a daemon says that it is ready, as systemd would give it in NOTIFY_SOCKET.
-class NotifySocket {
- public:
-  explicit NotifySocket(const std::string& path) : socket_(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    path.copy(address.sun_path, sizeof(address.sun_path) - 1);
-    if (bind(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-      throw std::runtime_error("no notification socket at " + path);
-    }
+shm::UniqueFd NotifySocket(const std::string& path) {
+  shm::UniqueFd notify(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+  if (bind(notify.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    throw std::runtime_error("no notification socket at " + path);
   }
-
-  // Whether READY=1 has come.
-  bool Ready() {
-    std::array<char, 4096> message;
-    const ssize_t size = recv(socket_.get(), message.data(), message.size(), MSG_DONTWAIT);
-    return size > 0 && std::string(message.data(), static_cast<std::size_t>(size)).find("READY=1") != std::string::npos;
-  }
-
- private:
-  shm::UniqueFd socket_;
-};
+  return notify;
+}
 
 std::vector<std::string> DaemonCommand(const std::vector<std::string>& options, const std::string& failure_points) {
   std::vector<std::string> command = {failure_points.empty() ? MAPBROKERD : MAPBROKERD_TEST};
@@ -55,11 +44,18 @@ Daemon::Daemon(std::vector<std::string> options, const std::string& runtime_dir,
     options.insert(options.end(), {"--pool-size", "64M"});
   }
   options.insert(options.end(), {"--runtime-dir", runtime_dir_});
-  NotifySocket notify(files_.Path("notify"));
+  notify_ = NotifySocket(files_.Path("notify"));
   process_.emplace(DaemonCommand(options, failure_points),
                    Environment{{"NOTIFY_SOCKET", files_.Path("notify")}, {"MAPBROKER_FAILURE_POINTS", failure_points}});
-  WaitUntil("the daemon is ready", [&] { return notify.Ready() || !process_->Running(); });
+  WaitUntil("the daemon is ready",
+            [&] { return Notification().find("READY=1") != std::string::npos || !process_->Running(); });
   if (!process_->Running()) throw std::runtime_error("mapbrokerd ended instead of serving: " + Log());
+}
+
+std::string Daemon::Notification() const {
+  std::array<char, 4096> message;
+  const ssize_t size = recv(notify_.get(), message.data(), message.size(), MSG_DONTWAIT);
+  return size > 0 ? std::string(message.data(), static_cast<std::size_t>(size)) : std::string();
 }
 
 Daemon::~Daemon() {

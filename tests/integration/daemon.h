@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "shm_backend/unique_fd.h"
 #include "tests/integration/child.h"
 #include "tests/integration/temp_dir.h"
 
@@ -26,7 +27,10 @@ class Daemon {
   const TempDir& files() const { return files_; }
   std::string Log() const { return process_->Errors(); }
   bool Running() const { return process_->Running(); }
+  pid_t pid() const { return process_->pid(); }
   void Signal(int signal) const { process_->Signal(signal); }
+  // What it has told its service manager next since it was ready; empty if nothing.
+  std::string Notification() const;
 
   // What any test may do after its mischief: asserts that a well-behaved client can map a file and read it.
   void ExpectServes();
@@ -42,6 +46,7 @@ class Daemon {
 
  private:
   TempDir home_, files_;
+  shm::UniqueFd notify_;
   std::string runtime_dir_;
   std::optional<Child> process_;
   bool stopped_ = false;

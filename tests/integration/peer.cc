@@ -10,9 +10,10 @@
 
 namespace mapbroker::testing {
 
-Peer::Peer(const std::string& runtime_dir, const ConnectOptions& options)
+Peer::Peer(const std::string& runtime_dir, const ConnectOptions& options, uid_t user)
     : process_({PEER, runtime_dir, options.attach == Attach::kWholePool ? "whole-pool" : "region",
-                options.read_only ? "read-only" : "read-write", options.token}) {
+                options.read_only ? "read-only" : "read-write", options.token},
+               {{"MAPBROKER_TEST_USER", std::to_string(user)}}) {
   EXPECT_EQ(process_.ReadLine(), "connected") << process_.Errors();
 }
 
@@ -22,6 +23,16 @@ std::string Peer::Ask(const std::string& command) {
 }
 
 std::string Peer::Token() { return Ask("token"); }
+
+int Peer::SizeRamFile(const std::string& name, std::uint64_t size) {
+  return std::stoi(Ask(absl::StrCat("ram-size ", size, " ", name)));
+}
+
+Bytes Peer::ReadRamFile(const std::string& name) { return Bytes(absl::HexStringToBytes(Ask("ram-read " + name))); }
+
+int Peer::Remap(const MapReply& mapping, std::uint64_t length) {
+  return std::stoi(Ask(absl::StrCat("remap ", mapping.number, " ", length)));
+}
 
 void Peer::TakeUp() { EXPECT_EQ(Ask("take-up"), "done") << process_.Errors(); }
 

@@ -25,8 +25,8 @@ struct MapReply {
 // Every call fails the test when the peer does not answer.
 class Peer {
  public:
-  // Starts the process and has it open a session.
-  explicit Peer(const std::string& runtime_dir, const ConnectOptions& options = {});
+  // Starts the process and has it open a session; as this user, which only root can, if it is not 0.
+  explicit Peer(const std::string& runtime_dir, const ConnectOptions& options = {}, uid_t user = 0);
 
   pid_t pid() const { return process_.pid(); }
 
@@ -51,6 +51,12 @@ class Peer {
 
   // Of its session.
   std::string Token();
+  // Makes a ram file, or changes its length; the errno.
+  int SizeRamFile(const std::string& name, std::uint64_t size);
+  // All bytes of a ram file.
+  Bytes ReadRamFile(const std::string& name);
+  // Changes a mapping's length; the errno.
+  int Remap(const MapReply& mapping, std::uint64_t length);
   // Connects anew with its token, and leaves the connection that was.
   void TakeUp();
   // Lets it make calls of every kind, on this file and on ram files, until it is killed.

@@ -2,14 +2,18 @@
 //
 //   peer RUNTIME_DIR region|whole-pool read-write|read-only TOKEN
 #include <fcntl.h>
+#include <grp.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <functional>
 #include <iostream>
 #include <map>
 #include <optional>
+#include <span>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -75,6 +79,33 @@ void TakeUp(Session& session) {
   std::cout << "done" << std::endl;
 }
 
+// The errno.
+int SizeRamFile(Client& client, const std::string& name, std::uint64_t size) {
+  auto file = client.Open(name, O_RDWR | O_CREAT, 0666);
+  return ErrnoOf(file.ok() ? file->Ftruncate(size) : file.status());
+}
+
+std::string ReadRamFile(Client& client, const std::string& name) {
+  std::string bytes;
+  auto file = client.Open(name, O_RDONLY);
+  for (std::string part(1 << 20, ' '); file.ok();) {
+    const auto count = file->Pread(std::as_writable_bytes(std::span(part)), bytes.size());
+    if (!count.ok() || *count == 0) break;
+    bytes.append(part, 0, *count);
+  }
+  return bytes;
+}
+
+// Another user's process from now on, as if he had started it.
+void Become(uid_t user) {
+  if (user == 0) return;
+  if (setgroups(0, nullptr) != 0 || setresgid(user, user, user) != 0 || setresuid(user, user, user) != 0 ||
+      prctl(PR_SET_DUMPABLE, 1) != 0) {
+    std::cout << "cannot become user " << user << std::endl;
+    std::exit(1);
+  }
+}
+
 // Until it is killed.
 void Churn(Client& client, const std::string& path) {
   std::cout << "churning" << std::endl;
@@ -109,6 +140,19 @@ void Obey(Session& session, const std::string& line) {
     return;
   }
   if (verb == "take-up") return TakeUp(session);
+  if (verb == "ram-size") {
+    std::uint64_t size = 0;
+    std::string name;
+    arguments >> size >> name;
+    std::cout << SizeRamFile(*session.client, name, size) << std::endl;
+    return;
+  }
+  if (verb == "ram-read") {
+    std::string name;
+    arguments >> name;
+    std::cout << absl::BytesToHexString(ReadRamFile(*session.client, name)) << std::endl;
+    return;
+  }
   if (verb == "churn") {
     std::string path;
     std::getline(arguments >> std::ws, path);
@@ -134,6 +178,10 @@ void Obey(Session& session, const std::string& line) {
   } else if (verb == "scribble") {
     for (std::byte& byte : mapping.bytes()) byte = static_cast<std::byte>(std::to_integer<int>(byte) + 1);
     std::cout << "done" << std::endl;
+  } else if (verb == "remap") {
+    std::uint64_t length = 0;
+    arguments >> length;
+    std::cout << ErrnoOf(mapping.Resize(length)) << std::endl;
   } else if (verb == "unmap") {
     std::cout << ErrnoOf(mapping.Unmap()) << std::endl;
   }
@@ -143,6 +191,9 @@ void Obey(Session& session, const std::string& line) {
 }  // namespace mapbroker::testing
 
 int main(int, char** argv) {
+  if (const char* user = getenv("MAPBROKER_TEST_USER"); user != nullptr) {
+    mapbroker::testing::Become(static_cast<uid_t>(std::stoul(user)));
+  }
   mapbroker::ConnectOptions options;
   options.runtime_dir = argv[1];
   options.attach = argv[2] == std::string("whole-pool") ? mapbroker::Attach::kWholePool : mapbroker::Attach::kRegion;

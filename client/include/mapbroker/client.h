@@ -123,7 +123,8 @@ struct ShmSegment {
 // are gone or the process ends, however it ends.
 class MAPBROKER_EXPORT Client {
  public:
-  // Fails with ENOENT or ECONNREFUSED if no daemon serves the directory, EACCES if its sockets may not be used,
+  // Fails with ENOENT or ECONNREFUSED if no daemon serves the directory, EACCES if its sockets may not be used or the
+  // user is not allowed, EAGAIN if he has as many sessions or connections as he may,
   // EPROTONOSUPPORT if daemon and library have no protocol version in common.
   static absl::StatusOr<Client> Connect(const ConnectOptions& options = {});
 

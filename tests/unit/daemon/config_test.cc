@@ -85,6 +85,63 @@ TEST_F(ConfigFileTest, MistakesAreNamedWithFileAndLine) {
   EXPECT_EQ(Complaint("x = \n").substr(0, path_.size() + 2), path_ + ":1");
 }
 
+TEST_F(ConfigFileTest, LimitsOfUsersAreForAllAndForThoseWhoAreNamed) {
+  ASSERT_TRUE(Read(R"(
+    [limits]
+    bytes = "1G"
+    mappings = 100
+    calls = 0
+    [[limits.user]]
+    user = "root"
+    mappings = 5
+    [[limits.user]]
+    user = 1234
+    bytes = 4096
+  )")
+                  .ok());
+  const UserLimits& users = config_.limits.users;
+  EXPECT_EQ(users.For(1000, Resource::kBytes), std::uint64_t{1} << 30);
+  EXPECT_EQ(users.For(1000, Resource::kMappings), 100u);
+  EXPECT_EQ(users.For(1000, Resource::kCalls), 0u);
+  EXPECT_EQ(users.For(1234, Resource::kBytes), 4096u);
+  EXPECT_EQ(users.For(1234, Resource::kMappings), 100u);
+  EXPECT_EQ(users.For(0, Resource::kBytes), 0u);
+  EXPECT_EQ(users.For(0, Resource::kMappings), 5u);
+}
+
+TEST_F(ConfigFileTest, AccessTakesNamesAndNumbers) {
+  ASSERT_TRUE(Read(R"(
+    [access]
+    allow_users = ["root", 1000]
+    allow_groups = ["root"]
+    deny_users = [7]
+    read_only_groups = [50, 51]
+  )")
+                  .ok());
+  EXPECT_EQ(config_.access.allow.users, (std::set<uid_t>{0, 1000}));
+  EXPECT_EQ(config_.access.allow.groups, (std::set<gid_t>{0}));
+  EXPECT_EQ(config_.access.deny.users, (std::set<uid_t>{7}));
+  EXPECT_EQ(config_.access.read_only.groups, (std::set<gid_t>{50, 51}));
+}
+
+TEST_F(ConfigFileTest, MistakesInLimitsAndAccessAreNamedWithFileAndLine) {
+  EXPECT_EQ(Complaint("[limits]\nsessions = \"many\"\n"),
+            path_ + ":2: limits.sessions is a whole number, 0 for no limit; bytes also a size like \"1G\"");
+  EXPECT_EQ(Complaint("[limits]\nbytes = \"lots\"\n").substr(0, path_.size() + 16), path_ + ":2: limits.bytes");
+  EXPECT_EQ(Complaint("[limits]\nbytes = -1\n").substr(0, path_.size() + 16), path_ + ":2: limits.bytes");
+  EXPECT_EQ(Complaint("[[limits.user]]\nuser = 5\n[[limits.user]]\nbytes = 1\n"),
+            path_ + ":3: [[limits.user]] needs the key user, a name or a number");
+  EXPECT_EQ(Complaint("[[limits.user]]\nuser = \"nobody at all\"\n"), path_ + ":2: there is no user \"nobody at all\"");
+  EXPECT_EQ(Complaint("[[limits.user]]\nuser = 5\nhands = 1\n"), path_ + ":3: a user has no limit hands");
+  EXPECT_EQ(Complaint("[limits]\nuser = 5\n"), path_ + ":2: write [[limits.user]], since there may be several");
+  EXPECT_EQ(Complaint("[access]\nallow_users = \"root\"\n"),
+            path_ + ":2: access.allow_users is a list of names and numbers in brackets");
+  EXPECT_EQ(Complaint("[access]\nallow_users = [-1]\n"), path_ + ":2: a user is a name in quotes or a number");
+  EXPECT_EQ(Complaint("[access]\nallow_groups = [\"no such group\"]\n"),
+            path_ + ":2: there is no group \"no such group\"");
+  EXPECT_EQ(Complaint("[access]\nallow = []\n"), path_ + ":2: unknown key access.allow");
+}
+
 TEST_F(ConfigFileTest, AMistakeChangesNothing) {
   EXPECT_FALSE(Read("runtime_dir = \"/elsewhere\"\n[pool]\nsize = \"zero\"\n").ok());
   EXPECT_EQ(config_.runtime_dir, Config().runtime_dir);

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -181,6 +182,9 @@ TEST_P(NamedSegmentTest, WhatADeadDaemonLeftIsMadeAnew) {
   ASSERT_EQ(waitpid(child, &status, 0), child);
   ASSERT_EQ(status, 0);
   ASSERT_TRUE(std::filesystem::exists(PathOf(spec_)));
+  // A client that still has the old pool keeps nobody from its name.
+  const UniqueFd client(open(PathOf(spec_).c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_EQ(flock(client.get(), LOCK_EX), 0);
   const auto segment = Segment::Create(spec_);
   ASSERT_TRUE(segment.ok()) << segment.status();
   EXPECT_EQ((*segment)->bytes()[5], std::byte{0});
