@@ -5,16 +5,24 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "daemon/broker.h"
+#include "daemon/endpoint.h"
 #include "daemon/nommu/profile.h"
 #include "shm_backend/segment.h"
 #include "spdlog/common.h"
 
 namespace mapbroker {
+
+// Who may over TCP, by the names that their certificates have.
+struct Roles {
+  std::vector<std::string> inspectors;      // look
+  std::vector<std::string> administrators;  // look and change
+};
 
 struct Config {
   std::string runtime_dir = "/run/mapbroker";
@@ -25,6 +33,18 @@ struct Config {
   const nommu::Profile* profile = &nommu::kClassic;
   mode_t socket_mode = 0660;
   Limits limits;
+  struct Tcp {
+    std::optional<Endpoint> listen;  // off without it
+    // Files in PEM: the daemon's own, and the authority of its callers.
+    std::string certificate, key, client_ca;
+    Roles roles;
+  };
+  Tcp tcp;
+  struct Metrics {
+    std::optional<Endpoint> listen;  // off without it
+    bool anybody = false;            // the address need not be a loopback one
+  };
+  Metrics metrics;
   // What exists from the start: ram files, devices, mounts, in this order.
   struct Declared {
     enum class What { kRamFile, kDevice, kMount };
@@ -39,6 +59,9 @@ struct Config {
   bool reset = false;
   spdlog::level::level_enum log_level = spdlog::level::info;
 };
+
+// The limits that are set, by the names of the keys of [limits].
+std::map<std::string, std::uint64_t> LimitsByName(const Limits& limits);
 
 // How the program is to go on.
 struct CommandLine {

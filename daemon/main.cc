@@ -12,16 +12,24 @@
 #include "daemon/broker.h"
 #include "daemon/config.h"
 #include "daemon/declared.h"
+#include "daemon/events.h"
 #include "daemon/exit_status.h"
+#include "daemon/log.h"
+#include "daemon/metrics.h"
 #include "daemon/nommu/refusal.h"
 #include "daemon/records.h"
+#include "daemon/rpc/administration_service.h"
+#include "daemon/rpc/calls.h"
 #include "daemon/rpc/devices_service.h"
 #include "daemon/rpc/drivers_service.h"
 #include "daemon/rpc/files_service.h"
+#include "daemon/rpc/inspection_service.h"
 #include "daemon/rpc/memory_service.h"
 #include "daemon/rpc/ptrace_service.h"
+#include "daemon/rpc/roles.h"
 #include "daemon/rpc/server.h"
 #include "daemon/rpc/sysv_shm_service.h"
+#include "daemon/rpc/tcp_server.h"
 #include "daemon/runtime_dir.h"
 #include "daemon/session/handoff_server.h"
 #include "daemon/session/session_table.h"
@@ -31,7 +39,6 @@
 #include "proto/handoff_packet.h"
 #include "shm_backend/page_pool.h"
 #include "shm_backend/segment.h"
-#include "spdlog/sinks/stdout_sinks.h"
 #include "spdlog/spdlog.h"
 
 namespace mapbroker {
@@ -90,6 +97,12 @@ v1::Welcome WelcomeOf(const Config& config, const shm::Segment& segment) {
   return welcome;
 }
 
+rpc::DaemonFacts FactsOf(const Config& config, const State& state) {
+  rpc::DaemonFacts facts{.taken_over = state.restored(), .state_since_ms = state.since()};
+  facts.limits = LimitsByName(config.limits);
+  return facts;
+}
+
 // Files, then whose address spaces there are, then what is mapped in them, then what is open.
 absl::Status Restore(const shm::Ledger& ledger, Broker& broker, session::SessionTable& sessions,
                      session::HandoffServer& handoff_server) {
@@ -130,16 +143,22 @@ int Serve(const Config& config) {
   if (!grpc.ok()) return Refused(grpc.status());
 
   shm::PagePool pages(segment.bytes(), /*prefault=*/true, /*in_use=*/state->restored());
-  Broker broker(*config.profile, pages, segment.bytes(), config.limits, &state->ledger());
+  Events events;
+  Broker broker(*config.profile, pages, segment.bytes(), config.limits, &state->ledger(), &events);
   session::SessionTable sessions(state->ledger());
   session::HandoffServer handoff_server(
-      loop.get(), *handoff, sessions,
+      loop.get(), *handoff, sessions, events,
       {.welcome = WelcomeOf(config, segment),
        .pool_descriptor = [&](bool writable) { return segment.ClientDescriptor(writable); },
        .open_space = [&](pid_t pid) { return broker.OpenSpace(pid); },
        .join_space = [&](nommu::SpaceId space, pid_t pid) { broker.JoinSpace(space, pid); },
        .move_files = [&](session::Session& from, session::Session& to) { broker.MoveFiles(from, to); },
        .leave_space = [&](nommu::SpaceId space, pid_t pid) { return broker.LeaveSpace(space, pid); }});
+  // A mistake in the configuration loses nobody's memory.
+  const auto refused_keeping = [&](const absl::Status& status) {
+    if (state->restored()) state->Leave();
+    return Refused(status);
+  };
   absl::Status made;
   if (state->restored()) made = Restore(state->ledger(), broker, sessions, handoff_server);
   broker.StartRecording();
@@ -147,23 +166,38 @@ int Serve(const Config& config) {
     handoff_server.EndDead();
     made = MakeDeclared(config, broker, state->restored());
   }
-  if (!made.ok()) {
-    // A mistake in the configuration loses nobody's memory.
-    if (state->restored()) state->Leave();
-    return Refused(absl::IsDataLoss(made) ? DoesNotFit(std::string(made.message())) : made);
-  }
+  if (!made.ok()) return refused_keeping(absl::IsDataLoss(made) ? DoesNotFit(std::string(made.message())) : made);
   rpc::MemoryService memory(broker, sessions);
   rpc::DevicesService devices(broker, sessions);
   rpc::DriversService drivers(broker, sessions);
   rpc::FilesService files(broker, sessions);
   rpc::PtraceService ptrace(broker, sessions);
   rpc::SysvShmService sysv_shm(broker, sessions);
-  rpc::Server server(loop.get(), *grpc, {&devices, &drivers, &files, &memory, &ptrace, &sysv_shm});
+  rpc::InspectionService inspection(broker, sessions, state->ledger(), events, FactsOf(config, *state));
+  rpc::AdministrationService administration(sessions, events, config.tcp.roles);
+  rpc::Calls calls(events, sessions);
+  rpc::Server server(loop.get(), *grpc,
+                     {&administration, &devices, &drivers, &files, &inspection, &memory, &ptrace, &sysv_shm}, &calls);
+  std::unique_ptr<rpc::TcpServer> tcp;
+  std::unique_ptr<Metrics> metrics;
+  if (config.tcp.listen) {
+    auto listening = rpc::TcpServer::Listen(config.tcp, {&administration, &inspection}, calls, events);
+    if (!listening.ok()) return refused_keeping(listening.status());
+    tcp = *std::move(listening);
+    spdlog::info("inspection and administration over TLS on {}", tcp->endpoint().ToString());
+  }
+  if (config.metrics.listen) {
+    auto listening = Metrics::Listen(*config.metrics.listen, broker, sessions, state->ledger(), events, calls);
+    if (!listening.ok()) return refused_keeping(listening.status());
+    metrics = *std::move(listening);
+    spdlog::info("metrics on http://{}/metrics", metrics->endpoint().ToString());
+  }
 
   spdlog::info("mapbrokerd {} serves {}: pool of {} bytes, profile {}", kVersion, dir->path(), segment.bytes().size(),
                config.profile->name);
   sd_notify(0, "READY=1");
   const int status = sd_event_loop(loop.get());
+  events.Close();
   if (config.keep_state) {
     state->Leave();
   } else {
@@ -180,7 +214,6 @@ int Serve(const Config& config) {
 int main(int argc, char** argv) {
   const mapbroker::CommandLine command = mapbroker::ParseCommandLine(argc, argv);
   if (command.exit_status >= 0) return command.exit_status;
-  spdlog::set_default_logger(spdlog::stderr_logger_mt("mapbrokerd"));
-  spdlog::set_level(command.config.log_level);
+  mapbroker::StartLog(command.config.log_level);
   return mapbroker::Serve(command.config);
 }

@@ -13,17 +13,23 @@ namespace mapbroker::rpc {
 
 absl::StatusOr<std::shared_ptr<session::Session>> CallerOf(const grpc::ServerContextBase& context,
                                                            const session::SessionTable& sessions) {
-  const auto& metadata = context.client_metadata();
-  const auto token = metadata.find(kSessionMetadata);
-  if (token == metadata.end()) {
+  if (context.client_metadata().count(kSessionMetadata) == 0) {
     return nommu::Refuse(EPERM, "", "the call carries no session token: open a session on the handoff socket first");
   }
-  auto session = sessions.Find(std::string(token->second.data(), token->second.size()));
+  auto session = SessionOf(context, sessions);
   if (session == nullptr) {
     return nommu::Refuse(ESRCH, "",
                          "no session has this token: it has ended, or the daemon was restarted; connect anew");
   }
+  session->CountCall();
   return session;
+}
+
+std::shared_ptr<session::Session> SessionOf(const grpc::ServerContextBase& context,
+                                            const session::SessionTable& sessions) {
+  const auto token = context.client_metadata().find(kSessionMetadata);
+  if (token == context.client_metadata().end()) return nullptr;
+  return sessions.Find(std::string(token->second.data(), token->second.size()));
 }
 
 absl::StatusOr<session::RequestId> RequestOf(const grpc::ServerContextBase& context) {

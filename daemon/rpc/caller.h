@@ -10,7 +10,12 @@
 
 namespace mapbroker::rpc {
 
-// EPERM if the call carries no token, ESRCH if no session has it.
+// Null if it carries none that is a session's.
+std::shared_ptr<session::Session> SessionOf(const grpc::ServerContextBase& context,
+                                            const session::SessionTable& sessions);
+
+// The same, for a call that needs one and counts as the session's. EPERM if the call carries no token, ESRCH if no
+// session has it.
 absl::StatusOr<std::shared_ptr<session::Session>> CallerOf(const grpc::ServerContextBase& context,
                                                            const session::SessionTable& sessions);
 

@@ -10,6 +10,9 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <utility>
+
+#include "daemon/rpc/calls.h"
 
 namespace mapbroker::rpc {
 namespace {
@@ -22,7 +25,8 @@ constexpr std::chrono::seconds kGrace(2);
 
 }  // namespace
 
-Server::Server(sd_event* loop, session::UnixListener& listener, const std::vector<grpc::Service*>& services)
+Server::Server(sd_event* loop, session::UnixListener& listener, const std::vector<grpc::Service*>& services,
+               Calls* calls)
     : listener_(listener) {
   // Never given back: taking the library down with a connection that has just ended may poll for ten seconds, and the
   // process is about to end.
@@ -32,6 +36,11 @@ Server::Server(sd_event* loop, session::UnixListener& listener, const std::vecto
   grpc::ServerBuilder builder;
   for (grpc::Service* service : services) builder.RegisterService(service);
   builder.SetMaxReceiveMessageSize(kMaxRequestBytes);
+  if (calls != nullptr) {
+    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+    interceptors.push_back(calls->NewInterceptorFactory());
+    builder.experimental().SetInterceptorCreators(std::move(interceptors));
+  }
   server_ = builder.BuildAndStart();
   if (server_ == nullptr) std::abort();  // without a port of its own nothing can fail but memory
 

@@ -18,12 +18,15 @@ class Service;
 
 namespace mapbroker::rpc {
 
+class Calls;
+
 // Lives on the thread of its event loop; handlers run on gRPC's threads.
 class Server {
  public:
   // Serves `services`, gRPC's health service and reflection to whoever connects to `listener`. All arguments outlive
-  // the server.
-  Server(sd_event* loop, session::UnixListener& listener, const std::vector<grpc::Service*>& services);
+  // the server. `calls` may be null.
+  Server(sd_event* loop, session::UnixListener& listener, const std::vector<grpc::Service*>& services,
+         Calls* calls = nullptr);
   // Refuses new calls, lets running ones finish for a moment and cancels the rest.
   ~Server();
   Server(const Server&) = delete;

@@ -17,7 +17,6 @@
 #include "daemon/process.h"
 #include "daemon/session/wire_error.h"
 #include "proto/handoff_packet.h"
-#include "spdlog/spdlog.h"
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77  // Linux 6.5; older headers lack it
@@ -71,6 +70,15 @@ absl::StatusOr<std::uint32_t> ChooseVersion(const v1::Hello& hello) {
   return version;
 }
 
+// What was asked for, in the protocol's words.
+std::string CallOf(const v1::HandoffRequest& request) {
+  if (request.has_hello()) return "Hello";
+  if (request.has_pass_file()) return "PassFile";
+  if (request.has_close_file()) return "CloseFile";
+  if (request.has_goodbye()) return "Goodbye";
+  return "a packet";
+}
+
 absl::Status BrokenPacket(int error) {
   if (error == EMSGSIZE) {
     return Refuse(EMSGSIZE, "", absl::StrCat("a packet has at most ", kMaxHandoffPacket, " bytes and one descriptor"));
@@ -80,8 +88,9 @@ absl::Status BrokenPacket(int error) {
 
 }  // namespace
 
-HandoffServer::HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, HandoffHooks hooks)
-    : loop_(loop), listener_(listener), sessions_(sessions), hooks_(std::move(hooks)) {
+HandoffServer::HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, Events& events,
+                             HandoffHooks hooks)
+    : loop_(loop), listener_(listener), sessions_(sessions), events_(events), hooks_(std::move(hooks)) {
   sd_event_source* source = nullptr;
   const auto on_connection = [](sd_event_source*, int, std::uint32_t, void* self) {
     static_cast<HandoffServer*>(self)->Accept();
@@ -92,6 +101,33 @@ HandoffServer::HandoffServer(sd_event* loop, UnixListener& listener, SessionTabl
 }
 
 HandoffServer::~HandoffServer() = default;
+
+void HandoffServer::Tell(EventKind kind, const Session& session, const std::string& sentence) {
+  events_.Tell(kind, [&] {
+    return Event{.kind = kind,
+                 .session = session.id(),
+                 .pid = session.peer().pid,
+                 .uid = session.peer().uid,
+                 .sentence = sentence};
+  });
+}
+
+void HandoffServer::TellRefusal(const Connection& connection, const v1::HandoffRequest& request,
+                                const absl::Status& refusal) {
+  events_.Tell(EventKind::kRefused, [&] {
+    Event event{.kind = EventKind::kRefused,
+                .call = CallOf(request),
+                .error = nommu::ErrnoOf(refusal),
+                .rule = nommu::RuleOf(refusal),
+                .sentence = std::string(refusal.message())};
+    if (connection.session != nullptr) event.session = connection.session->id();
+    if (const auto peer = PeerOf(connection.socket.get()); peer.ok()) {
+      event.pid = peer->pid;
+      event.uid = peer->uid;
+    }
+    return event;
+  });
+}
 
 void HandoffServer::Accept() {
   shm::UniqueFd socket = listener_.Accept();
@@ -134,6 +170,7 @@ void HandoffServer::Receive(Connection& connection) {
   absl::StatusOr<v1::HandoffReply> reply = BrokenPacket(packet.error);
   if (!broken) reply = Answer(connection, request, std::move(packet.fd), descriptor);
   if (!reply.ok()) {
+    TellRefusal(connection, request, reply.status());
     v1::HandoffReply refusal;
     *refusal.mutable_error() = ToWireError(reply.status());
     reply = std::move(refusal);
@@ -149,6 +186,9 @@ absl::StatusOr<v1::HandoffReply> HandoffServer::Answer(Connection& connection, c
   if (fd && !request.has_pass_file()) return Refuse(EBADMSG, "", "only PassFile carries a descriptor");
   if (request.has_hello()) return Welcome(connection, request.hello(), descriptor);
   if (connection.session == nullptr) return Refuse(EPROTO, "", "the first message must be Hello");
+  if (connection.session->revoked() && !request.has_goodbye()) {
+    return Refuse(ESRCH, "", "the session was ended by an administrator: connect anew");
+  }
   if (request.has_pass_file()) {
     if (!fd) return Refuse(EBADF, "", "PassFile carries no descriptor");
     const absl::StatusOr<int> number = connection.session->AddFile(std::move(fd));
@@ -215,12 +255,16 @@ absl::StatusOr<SessionTable::Opened> HandoffServer::SessionFor(const v1::Hello& 
     return opened;
   }
   if (same_process) {
-    spdlog::info("session {} of process {} connected again", named->id(), peer.pid);
+    Tell(EventKind::kSessionResumed, *named);
     return SessionTable::Opened{named, hello.token()};
   }
-  spdlog::info("process {} joins session {} of process {}", peer.pid, named->id(), named->peer().pid);
   hooks_.join_space(named->space(), peer.pid);
-  return OpenSession(peer, hello.read_only(), std::move(pidfd), named->space());
+  absl::StatusOr<SessionTable::Opened> opened = OpenSession(peer, hello.read_only(), std::move(pidfd), named->space());
+  if (opened.ok()) {
+    Tell(EventKind::kSessionJoined, *opened->session,
+         absl::StrCat("the address space of session ", named->id(), " of process ", named->peer().pid));
+  }
+  return opened;
 }
 
 absl::StatusOr<SessionTable::Opened> HandoffServer::OpenSession(const Credentials& peer, bool read_only,
@@ -234,8 +278,7 @@ absl::StatusOr<SessionTable::Opened> HandoffServer::OpenSession(const Credential
     EndSession(opened->session->id());
     return status;
   }
-  spdlog::info("session {} opened by process {} (uid {}{})", opened->session->id(), peer.pid, peer.uid,
-               read_only ? ", read-only" : "");
+  Tell(EventKind::kSessionOpened, *opened->session, read_only ? "read-only" : "");
   return opened;
 }
 
@@ -292,7 +335,7 @@ void HandoffServer::EndSession(std::uint64_t session) {
   Process& process = found->second;
   sessions_.Close(session);
   process.ended.reset();
-  spdlog::info("session {} of process {} ended", session, process.session->peer().pid);
+  Tell(EventKind::kSessionEnded, *process.session);
   // By portions between other events, so that the end of a large session holds nobody up.
   sd_event_source* source = nullptr;
   const auto on_portion = [](sd_event_source*, void* at) {

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 
+#include "daemon/events.h"
 #include "daemon/nommu/memory_map.h"
 #include "daemon/session/session_table.h"
 #include "daemon/session/unix_listener.h"
@@ -39,7 +40,7 @@ struct HandoffHooks {
 class HandoffServer {
  public:
   // All arguments outlive the server.
-  HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, HandoffHooks hooks);
+  HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, Events& events, HandoffHooks hooks);
   ~HandoffServer();
   HandoffServer(const HandoffServer&) = delete;
   HandoffServer& operator=(const HandoffServer&) = delete;
@@ -75,6 +76,8 @@ class HandoffServer {
     Source closing;
   };
 
+  void Tell(EventKind kind, const Session& session, const std::string& sentence = "");
+  void TellRefusal(const Connection& connection, const v1::HandoffRequest& request, const absl::Status& refusal);
   void Accept();
   void Receive(Connection& connection);
   absl::StatusOr<v1::HandoffReply> Answer(Connection& connection, const v1::HandoffRequest& request, shm::UniqueFd fd,
@@ -91,6 +94,7 @@ class HandoffServer {
   sd_event* const loop_;
   UnixListener& listener_;
   SessionTable& sessions_;
+  Events& events_;
   const HandoffHooks hooks_;
   Source accepting_;
   std::uint64_t next_connection_ = 1;

@@ -1,18 +1,25 @@
 #include "daemon/session/session_table.h"
 
+#include <signal.h>
 #include <sys/random.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "daemon/nommu/refusal.h"
 #include "daemon/process.h"
 #include "daemon/record.pb.h"
 #include "daemon/records.h"
+#include "shm_backend/unique_fd.h"
 
 namespace mapbroker::session {
 namespace {
@@ -79,6 +86,7 @@ absl::Status SessionTable::Restore(
         std::make_shared<Session>(numbers[0], peer, recorded->read_only(), recorded->space(), first_number & INT_MAX),
         recorded->token(), recorded->start_time()};
     entry.session->set_traced(recorded->traced());
+    if (entry.token.empty()) entry.session->set_revoked();
     {
       shm::MutexLock lock(mutex_);
       next_id_ = std::max(next_id_, numbers[0] + 1);
@@ -101,6 +109,10 @@ void SessionTable::Forget(std::uint64_t id) {
   const auto all_of = [&](Table table) {
     return shm::Ledger::Change{table, shm::LedgerKey({id, 0}), std::nullopt, shm::LedgerKey({id, UINT64_MAX})};
   };
+  {
+    shm::MutexLock lock(mutex_);
+    --closed_;
+  }
   ledger_.ApplyOrDefer({{kSessions, shm::LedgerKey({id})}, all_of(kSessionFiles), all_of(kResults)}).IgnoreError();
 }
 
@@ -127,14 +139,48 @@ bool SessionTable::HasProcess(pid_t pid) const {
                      [&](const auto& entry) { return entry.second.session->peer().pid == pid; });
 }
 
+std::vector<std::shared_ptr<Session>> SessionTable::List(std::uint64_t after, std::size_t most) const {
+  std::vector<std::shared_ptr<Session>> listed;
+  shm::MutexLock lock(mutex_);
+  for (auto at = sessions_.upper_bound(after); at != sessions_.end() && listed.size() < most; ++at) {
+    listed.push_back(at->second.session);
+  }
+  return listed;
+}
+
+absl::Status SessionTable::Revoke(std::uint64_t id, bool kill) {
+  shm::MutexLock lock(mutex_);
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end()) {
+    return nommu::Refuse(ESRCH, "", absl::StrCat("there is no session ", id, ": `mapctl session ls` lists them"));
+  }
+  Entry revoked = found->second;
+  revoked.token.clear();
+  const shm::Ledger::Change record = RecordOf(revoked);
+  if (!ledger_.Apply({&record, 1}).ok()) return CannotRecord("the session's end");
+  found->second = revoked;
+  revoked.session->set_revoked();
+  if (!kill) return absl::OkStatus();
+  const pid_t pid = revoked.session->peer().pid;
+  const shm::UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  // Gone, or its number is another's by now.
+  if (!process || StartTimeOf(pid) != revoked.start_time) return absl::OkStatus();
+  if (syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0) != 0 && errno != ESRCH) {
+    return nommu::Refuse(
+        errno, "",
+        absl::StrCat("the session has ended, but process ", pid, " cannot be killed: ", std::strerror(errno)));
+  }
+  return absl::OkStatus();
+}
+
 void SessionTable::Close(std::uint64_t id) {
   shm::MutexLock lock(mutex_);
-  sessions_.erase(id);
+  closed_ += sessions_.erase(id);
 }
 
 std::size_t SessionTable::size() const {
   shm::MutexLock lock(mutex_);
-  return sessions_.size();
+  return sessions_.size() + closed_;
 }
 
 }  // namespace mapbroker::session
