@@ -35,8 +35,9 @@ void Events::Publish(Event event) {
 
 absl::StatusOr<std::unique_ptr<Events::Watcher>> Events::Watch(const std::string& who) {
   shm::MutexLock lock(mutex_);
-  if (closed_) return nommu::Refuse(ESHUTDOWN, "", "the daemon stops");
-  if (watching_ >= kMaxWatchers || (!who.empty() && watchers_[who] >= kMaxWatchersOfOne)) {
+  if (closed_) return nommu::Refuse(ECANCELED, "", "the daemon stops");
+  const auto same = watchers_.find(who);
+  if (watching_ >= kMaxWatchers || (!who.empty() && same != watchers_.end() && same->second >= kMaxWatchersOfOne)) {
     return nommu::Refuse(EAGAIN, "",
                          absl::StrCat("there are too many who watch, at most ", kMaxWatchersOfOne, " of one user and ",
                                       kMaxWatchers, " in all: stop one of them"));

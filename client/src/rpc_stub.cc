@@ -102,7 +102,8 @@ struct RpcStub::Channel {
   std::set<std::uint64_t> running ABSL_GUARDED_BY(mutex);
 
   absl::Status Understand(const grpc::Status& status) const {
-    if (server.empty() || status.error_code() != grpc::StatusCode::UNAVAILABLE) return FromGrpc(status);
+    const bool answered = !status.error_details().empty();
+    if (server.empty() || answered || status.error_code() != grpc::StatusCode::UNAVAILABLE) return FromGrpc(status);
     return NoDaemon(
         ECONNRESET,
         absl::StrCat("no connection to ", server, " (", status.error_message(),

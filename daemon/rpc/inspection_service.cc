@@ -172,7 +172,7 @@ grpc::Status InspectionService::Watch(grpc::ServerContext* context, const v1::Wa
   writer->Write({});
   while (!context->IsCancelled()) {
     const auto portion = (*watcher)->Next(kMostEvents, std::chrono::steady_clock::now() + kLook);
-    if (!portion) return ToGrpc(nommu::Refuse(ESHUTDOWN, "", "the daemon stops"));
+    if (!portion) return ToGrpc(nommu::Refuse(ECANCELED, "", "the daemon stops"));
     v1::WatchResponse response;
     response.set_lost(portion->lost);
     for (const auto& event : portion->events) {
