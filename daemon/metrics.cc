@@ -4,7 +4,6 @@
 #include <prometheus/exposer.h>
 #include <prometheus/metric_family.h>
 
-#include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <exception>
@@ -13,7 +12,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "daemon/nommu/refusal.h"
 #include "daemon/version.h"
 
 namespace mapbroker {
@@ -163,15 +161,14 @@ absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Listen(const Endpoint& endpoin
                                                          const rpc::Calls& calls) {
   std::unique_ptr<Metrics> metrics(new Metrics);
   metrics->endpoint_ = endpoint;
-  errno = 0;
   try {
     metrics->server_ = std::make_unique<Server>(endpoint.ToString());
     metrics->endpoint_.port = metrics->server_->exposer.GetListeningPorts().at(0);
   } catch (const std::exception&) {
-    const int error = errno == 0 ? EADDRINUSE : errno;
-    return nommu::Refuse(error, "",
-                         absl::StrCat("metrics.listen ", endpoint.ToString(), ": ", std::strerror(error),
-                                      "; is another program listening there?"));
+    // It does not say what is wrong.
+    return absl::FailedPreconditionError(
+        absl::StrCat("metrics.listen ", endpoint.ToString(),
+                     " cannot be listened on: another program does, or the address is not this machine's"));
   }
   metrics->server_->numbers = std::make_shared<Numbers>(broker, sessions, ledger, events, calls);
   metrics->server_->exposer.RegisterCollectable(metrics->server_->numbers);

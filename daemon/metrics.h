@@ -17,7 +17,7 @@ namespace mapbroker {
 // Serves /metrics on threads of its own. The numbers are gathered when they are asked for.
 class Metrics {
  public:
-  // EADDRINUSE and what else listening says. All arguments but the address outlive it.
+  // FailedPrecondition: the address cannot be listened on. All arguments but the address outlive it.
   static absl::StatusOr<std::unique_ptr<Metrics>> Listen(const Endpoint& endpoint, const Broker& broker,
                                                          const session::SessionTable& sessions,
                                                          const shm::Ledger& ledger, const Events& events,

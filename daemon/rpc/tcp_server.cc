@@ -112,7 +112,8 @@ absl::Status CheckAddress(const Endpoint& endpoint) {
   if (bind(probe.get(), address, is_v4 ? sizeof(v4) : sizeof(v6)) == 0 && listen(probe.get(), 1) == 0) {
     return absl::OkStatus();
   }
-  return Refuse(errno, "", absl::StrCat("tcp.listen ", endpoint.ToString(), ": ", std::strerror(errno)));
+  // Not by the errno, of which some mean to main that another daemon serves the pool.
+  return absl::FailedPreconditionError(absl::StrCat("tcp.listen ", endpoint.ToString(), ": ", std::strerror(errno)));
 }
 
 }  // namespace
