@@ -140,7 +140,7 @@ class MAPBROKER_EXPORT Inspector {
   absl::Status ListSessions(const std::function<bool(const SessionRow&)>& row);
   // Calls `portion` for what happens, until it returns false: first with nothing, when no event is missed any more,
   // then with events and how many, of whatever kind, came before them and were not taken in time. EINVAL: no such kind;
-  // EAGAIN: too many watch; ESHUTDOWN: the daemon stops.
+  // EAGAIN: too many watch; ECANCELED: the daemon stops.
   absl::Status Watch(const WatchOptions& options,
                      const std::function<bool(std::uint64_t lost, const std::vector<DaemonEvent>& events)>& portion);
 
