@@ -11,7 +11,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "daemon/nommu/refusal.h"
-#include "daemon/process.h"
 #include "shm_backend/failure_point.h"
 #include "spdlog/spdlog.h"
 
@@ -107,11 +106,35 @@ absl::StatusOr<nommu::Grant> Broker::Map(session::Session& caller, const nommu::
   if (nommu::ErrnoOf(granted.status()) == ENOSYS && nommu::RuleOf(granted.status()) == "S10") {
     granted = TryMap(caller, request, file, /*may_be_direct=*/false, id);
   }
-  if (nommu::RuleOf(granted.status()) == "M22") {
-    spdlog::warn("session {}: no contiguous run for mmap of length {} from process {} ({})", caller.id(),
-                 request.length, caller.peer().pid, CommandOf(caller.peer().pid));
-  }
+  if (granted.ok()) Tell(EventKind::kMapped, caller, granted->address, granted->length, file.get());
   return granted;
+}
+
+void Broker::Tell(EventKind kind, const session::Session& caller, nommu::PoolAddress address, std::uint64_t length,
+                  const backing::Backing* file) {
+  events_.Tell(kind, [&] {
+    return Event{.kind = kind,
+                 .session = caller.id(),
+                 .pid = caller.peer().pid,
+                 .uid = caller.peer().uid,
+                 .address = address,
+                 .length = length,
+                 .path = file == nullptr ? "" : file->Path()};
+  });
+}
+
+void Broker::TellFilled(const session::Session& caller, const nommu::Region& region, const backing::Backing& file,
+                        const absl::Status& filled) {
+  events_.Tell(EventKind::kFilled, [&] {
+    return Event{.kind = EventKind::kFilled,
+                 .session = caller.id(),
+                 .pid = caller.peer().pid,
+                 .uid = caller.peer().uid,
+                 .error = nommu::ErrnoOf(filled),
+                 .sentence = std::string(filled.message()),
+                 .length = region.length,
+                 .path = file.Path()};
+  });
 }
 
 absl::StatusOr<nommu::Grant> Broker::TryMap(session::Session& caller, const nommu::MapRequest& request,
@@ -200,6 +223,7 @@ absl::StatusOr<Broker::Place> Broker::MakeContents(const session::Session& calle
   const absl::Status filled = backing::Fill(*file, region->offset, pool_.subspan(place->start, region->length),
                                             [&] { return WithdrawIfUnwanted(region, fill); });
   shm::FailAt(shm::Point::kFilled);
+  TellFilled(caller, *region, *file, filled);
   if (!filled.ok()) {
     Free({nommu::Freed{place->start, region->length + place->slack, region->memory}});
     return filled;
@@ -255,6 +279,7 @@ absl::Status Broker::Munmap(session::Session& caller, nommu::PoolAddress address
                 }
                 shm::FailAt(shm::Point::kRecorded);
                 Free(freed);
+                Tell(EventKind::kUnmapped, caller, address, length);
                 return record::Result();
               })
       .status();
@@ -263,14 +288,17 @@ absl::Status Broker::Munmap(session::Session& caller, nommu::PoolAddress address
 absl::StatusOr<std::uint64_t> Broker::Mremap(session::Session& caller, const nommu::RemapRequest& request,
                                              const session::RequestId& id) {
   const absl::StatusOr<record::Result> result = Once(caller, id, [&]() -> absl::StatusOr<record::Result> {
-    shm::MutexLock lock(mutex_);
-    const absl::StatusOr<std::uint64_t> length = map_.Remap(caller.space(), request);
-    if (!length.ok()) return length.status();
     record::Result resized;
-    resized.set_length(*length);
-    NoteResult(caller, id, resized);
-    RecordOrDefer();
-    CheckStructures();
+    {
+      shm::MutexLock lock(mutex_);
+      const absl::StatusOr<std::uint64_t> length = map_.Remap(caller.space(), request);
+      if (!length.ok()) return length.status();
+      resized.set_length(*length);
+      NoteResult(caller, id, resized);
+      RecordOrDefer();
+      CheckStructures();
+    }
+    Tell(EventKind::kResized, caller, request.address, resized.length());
     return resized;
   });
   if (!result.ok()) return result.status();
@@ -351,6 +379,11 @@ Statistics Broker::GetStatistics() const {
   }
   statistics.pool = pages_.statistics();
   return statistics;
+}
+
+nommu::SpaceUse Broker::UseOf(nommu::SpaceId space) const {
+  shm::MutexLock lock(mutex_);
+  return map_.UseOf(space);
 }
 
 // After every change while there is little to check; with many mappings at intervals, so that the cost of a change

@@ -19,6 +19,7 @@
 #include "daemon/backing/mounts.h"
 #include "daemon/backing/ram_files.h"
 #include "daemon/backing/sysv_shm.h"
+#include "daemon/events.h"
 #include "daemon/nommu/memory_map.h"
 #include "daemon/nommu/profile.h"
 #include "daemon/session/session.h"
@@ -73,15 +74,16 @@ inline constexpr std::uint64_t kMaxPeek = 64 << 10;
 class Broker {
  public:
   // `pool` is where this process has the pool's bytes; all outlive the broker. `ledger`: where changes are recorded
-  // before they are answered, null for nowhere.
+  // before they are answered, null for nowhere. `events`: where what happens is told, null for nowhere but the log.
   Broker(const nommu::Profile& profile, shm::PagePool& pages, std::span<std::byte> pool, const Limits& limits = {},
-         shm::Ledger* ledger = nullptr)
+         shm::Ledger* ledger = nullptr, Events* events = nullptr)
       : profile_(profile),
         nr_trim_pages_(limits.nr_trim_pages),
         pages_(pages),
         pool_(pool),
         ledger_(ledger),
         accounts_(limits.users),
+        events_(events == nullptr ? own_events_ : *events),
         small_objects_(pages, pool),
         ram_files_(pages, pool, ledger, &accounts_),
         sysv_(ram_files_, limits.sysv, ledger),
@@ -151,6 +153,8 @@ class Broker {
   // F1, F2, F4, F5. EINVAL if it is no ram file or not open for writing, ETXTBSY, EFBIG, ENOMEM.
   absl::Status Ftruncate(const backing::Backing& file, std::uint64_t size);
 
+  Events& events() { return events_; }
+
   // What does not touch mappings is asked of them directly.
   backing::RamFiles& ram_files() { return ram_files_; }
   backing::Devices& devices() { return devices_; }
@@ -172,6 +176,8 @@ class Broker {
   absl::StatusOr<std::vector<ListedMapping>> List(pid_t pid, nommu::MemoryMap::Cursor& cursor) const;
 
   Statistics GetStatistics() const;
+  // Nothing, if there is no such address space any more.
+  nommu::SpaceUse UseOf(nommu::SpaceId space) const;
 
  private:
   // The making of one region, for which several requests may wait.
@@ -210,6 +216,10 @@ class Broker {
   absl::StatusOr<Place> Allocate(const nommu::Region& region, uid_t owner);
   bool WithdrawIfUnwanted(nommu::Region* region, const Fill& fill);
   void Free(const std::vector<nommu::Freed>& freed);
+  void Tell(EventKind kind, const session::Session& caller, nommu::PoolAddress address, std::uint64_t length,
+            const backing::Backing* file = nullptr);
+  void TellFilled(const session::Session& caller, const nommu::Region& region, const backing::Backing& file,
+                  const absl::Status& filled);
   // What has changed, as records; to be applied before the answer. Nothing was changed if Record fails with ENOSPC, and
   // the caller takes back what it did; what cannot be taken back is deferred.
   std::vector<shm::Ledger::Change> TakeRecords() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -228,6 +238,8 @@ class Broker {
   const std::span<std::byte> pool_;
   shm::Ledger* const ledger_;
   Accounts accounts_;
+  Events own_events_;
+  Events& events_;
   shm::SmallObjects small_objects_;
   backing::RamFiles ram_files_;
   backing::SysvShm sysv_;

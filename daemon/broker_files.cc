@@ -121,6 +121,7 @@ absl::Status Broker::Shmdt(session::Session& caller, nommu::PoolAddress address,
   const auto detach = [&]() -> absl::StatusOr<record::Result> {
     std::vector<nommu::Freed> freed;
     std::shared_ptr<const nommu::File> file;
+    std::uint64_t length = 0;
     {
       shm::MutexLock lock(mutex_);
       const nommu::Mapping* const mapping = map_.FindMapping(caller.space(), address);
@@ -128,7 +129,8 @@ absl::Status Broker::Shmdt(session::Session& caller, nommu::PoolAddress address,
       if (file == nullptr || !sysv_.IdOf(*file)) {
         return Refuse(EINVAL, "V", absl::StrCat("no segment is attached at pool address 0x", absl::Hex(address)));
       }
-      absl::Status status = map_.Unmap(caller.space(), address, mapping->length, freed);
+      length = mapping->length;
+      absl::Status status = map_.Unmap(caller.space(), address, length, freed);
       if (!status.ok()) return status;
       NoteResult(caller, id, {});
       RecordOrDefer();
@@ -136,6 +138,7 @@ absl::Status Broker::Shmdt(session::Session& caller, nommu::PoolAddress address,
     }
     sysv_.NoteDetached(*sysv_.IdOf(*file), caller.peer().pid);
     Free(freed);
+    Tell(EventKind::kUnmapped, caller, address, length, static_cast<const backing::Backing*>(file.get()));
     return record::Result();
   };
   return Once(caller, id, detach).status();

@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "daemon/exit_status.h"
+#include "daemon/log.h"
 #include "daemon/nommu/refusal.h"
 #include "daemon/size.h"
 #include "daemon/version.h"
@@ -51,12 +52,9 @@ absl::Status SetPoolSize(const std::string& text, Config& config) {
 }
 
 absl::Status SetLogLevel(const std::string& name, Config& config) {
-  const auto level = spdlog::level::from_str(name);
-  if (level == spdlog::level::off && name != "off") {
-    return Invalid(
-        absl::StrCat("log level \"", name, "\" is none of trace, debug, info, warning, error, critical, off"));
-  }
-  config.log_level = level;
+  const auto level = ParseLogLevel(name);
+  if (!level.ok()) return level.status();
+  config.log_level = *level;
   return absl::OkStatus();
 }
 
@@ -73,6 +71,48 @@ absl::Status SetSocketMode(const std::string& octal, Config& config) {
   return absl::OkStatus();
 }
 
+absl::Status SetEndpoint(const std::string& text, const char* key, std::optional<Endpoint>& endpoint) {
+  absl::StatusOr<Endpoint> parsed = ParseEndpoint(text);
+  if (!parsed.ok()) return Invalid(absl::StrCat(key, " ", std::string(parsed.status().message())));
+  endpoint = *std::move(parsed);
+  return absl::OkStatus();
+}
+
+absl::Status SetNames(const toml::node& value, const std::string& key, std::vector<std::string>& names) {
+  names.clear();
+  const toml::array* const array = value.as_array();
+  if (array == nullptr) return Invalid(absl::StrCat(key, " is an array of names in quotes, like [\"alice\"]"));
+  for (const toml::node& name : *array) {
+    if (!name.is_string() || name.as_string()->get().empty()) {
+      return Invalid(absl::StrCat(key, " is an array of names in quotes, like [\"alice\"]"));
+    }
+    names.push_back(name.as_string()->get());
+  }
+  return absl::OkStatus();
+}
+
+// What the listeners' keys must have of each other.
+absl::Status CheckListeners(const Config& config) {
+  const Config::Tcp& tcp = config.tcp;
+  if (tcp.listen) {
+    for (const auto& [key, value] : {std::pair("certificate", &tcp.certificate), std::pair("key", &tcp.key),
+                                     std::pair("client_ca", &tcp.client_ca)}) {
+      if (value->empty()) {
+        return Invalid(absl::StrCat("tcp.listen needs tcp.", key, ": name a file in PEM, or leave tcp.listen out"));
+      }
+    }
+    if (tcp.roles.inspectors.empty() && tcp.roles.administrators.empty()) {
+      return Invalid("tcp.listen lets nobody in: name somebody in tcp.inspectors or tcp.administrators");
+    }
+  }
+  if (config.metrics.listen && !config.metrics.listen->loopback && !config.metrics.anybody) {
+    return Invalid(absl::StrCat("metrics.listen ", config.metrics.listen->ToString(),
+                                " is not this machine's own, and whoever reaches it may read the metrics: listen on "
+                                "127.0.0.1, or set metrics.anybody = true"));
+  }
+  return absl::OkStatus();
+}
+
 // One key of the configuration file: its name and what sets it. Every value is a string except the booleans.
 struct Key {
   const char* table;
@@ -86,6 +126,27 @@ constexpr Key kStringKeys[] = {
     {"pool", "kind", SetPoolKind},
     {"pool", "size", SetPoolSize},
     {"sockets", "mode", SetSocketMode},
+    {"tcp", "listen",
+     [](const std::string& text, Config& config) { return SetEndpoint(text, "tcp.listen", config.tcp.listen); }},
+    {"tcp", "certificate",
+     [](const std::string& text, Config& config) {
+       config.tcp.certificate = text;
+       return absl::OkStatus();
+     }},
+    {"tcp", "key",
+     [](const std::string& text, Config& config) {
+       config.tcp.key = text;
+       return absl::OkStatus();
+     }},
+    {"tcp", "client_ca",
+     [](const std::string& text, Config& config) {
+       config.tcp.client_ca = text;
+       return absl::OkStatus();
+     }},
+    {"metrics", "listen",
+     [](const std::string& text, Config& config) {
+       return SetEndpoint(text, "metrics.listen", config.metrics.listen);
+     }},
     {"", "runtime_dir",
      [](const std::string& text, Config& config) {
        config.runtime_dir = text;
@@ -226,6 +287,15 @@ absl::Status ApplyValue(const std::string& table, const std::string& name, const
     config.pool.huge_pages = *value.value<bool>();
     return absl::OkStatus();
   }
+  if (table == "tcp" && name == "inspectors") return SetNames(value, "tcp.inspectors", config.tcp.roles.inspectors);
+  if (table == "tcp" && name == "administrators") {
+    return SetNames(value, "tcp.administrators", config.tcp.roles.administrators);
+  }
+  if (table == "metrics" && name == "anybody") {
+    if (!value.is_boolean()) return Invalid("metrics.anybody is true or false");
+    config.metrics.anybody = *value.value<bool>();
+    return absl::OkStatus();
+  }
   for (const Key& key : kStringKeys) {
     if (table != key.table || name != key.name) continue;
     if (!value.is_string()) return Invalid(absl::StrCat(name, " must be a string in quotes"));
@@ -292,7 +362,8 @@ absl::Status ApplyTable(const std::string& table, const toml::table& values, con
       continue;
     }
     if (table.empty() && value.is_table() &&
-        (name == "pool" || name == "sockets" || name == "limits" || name == "access")) {
+        (name == "pool" || name == "sockets" || name == "limits" || name == "access" || name == "tcp" ||
+         name == "metrics")) {
       if (absl::Status status = ApplyTable(name, *value.as_table(), path, config); !status.ok()) return status;
       continue;
     }
@@ -305,12 +376,22 @@ absl::Status ApplyTable(const std::string& table, const toml::table& values, con
 
 }  // namespace
 
+std::map<std::string, std::uint64_t> LimitsByName(const Limits& limits) {
+  Limits copy = limits;
+  std::map<std::string, std::uint64_t> by_name;
+  for (const LimitKey& key : kLimitKeys) by_name[key.name] = key.in(copy);
+  return by_name;
+}
+
 absl::Status ReadConfigFile(const std::string& path, Config& config) {
   Config changed = config;
   try {
     const toml::table file = toml::parse_file(path);
     if (absl::Status status = ApplyTable("", file, path, changed); !status.ok()) return status;
     if (absl::Status status = ReadAllDeclared(file, path, changed); !status.ok()) return status;
+    if (absl::Status status = CheckListeners(changed); !status.ok()) {
+      return Invalid(absl::StrCat(path, ": ", std::string(status.message())));
+    }
   } catch (const toml::parse_error& error) {
     return Invalid(absl::StrCat(path, ":", error.source().begin.line, ": ", std::string(error.description())));
   }

@@ -5,17 +5,26 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "daemon/broker.h"
+#include "daemon/endpoint.h"
 #include "daemon/nommu/profile.h"
 #include "daemon/session/access.h"
 #include "shm_backend/segment.h"
 #include "spdlog/common.h"
 
 namespace mapbroker {
+
+// Who may over TCP, by the names that their certificates have.
+struct Roles {
+  std::vector<std::string> inspectors;      // look
+  std::vector<std::string> administrators;  // look and change
+  bool operator==(const Roles&) const = default;
+};
 
 struct Config {
   std::string runtime_dir = "/run/mapbroker";
@@ -27,6 +36,20 @@ struct Config {
   mode_t socket_mode = 0660;
   session::AccessRules access;
   Limits limits;
+  struct Tcp {
+    std::optional<Endpoint> listen;  // off without it
+    // Files in PEM: the daemon's own, and the authority of its callers.
+    std::string certificate, key, client_ca;
+    Roles roles;
+    bool operator==(const Tcp&) const = default;
+  };
+  Tcp tcp;
+  struct Metrics {
+    std::optional<Endpoint> listen;  // off without it
+    bool anybody = false;            // the address need not be a loopback one
+    bool operator==(const Metrics&) const = default;
+  };
+  Metrics metrics;
   // What exists from the start: ram files, devices, mounts, in this order.
   struct Declared {
     enum class What { kRamFile, kDevice, kMount };
@@ -41,6 +64,9 @@ struct Config {
   bool reset = false;
   spdlog::level::level_enum log_level = spdlog::level::info;
 };
+
+// The limits that are set, by the names of the keys of [limits].
+std::map<std::string, std::uint64_t> LimitsByName(const Limits& limits);
 
 // What the command line says; empty where it says nothing.
 struct Options {

@@ -12,17 +12,25 @@
 #include "daemon/broker.h"
 #include "daemon/config.h"
 #include "daemon/declared.h"
+#include "daemon/events.h"
 #include "daemon/exit_status.h"
+#include "daemon/log.h"
+#include "daemon/metrics.h"
 #include "daemon/nommu/refusal.h"
 #include "daemon/records.h"
 #include "daemon/reload.h"
+#include "daemon/rpc/administration_service.h"
+#include "daemon/rpc/calls.h"
 #include "daemon/rpc/devices_service.h"
 #include "daemon/rpc/drivers_service.h"
 #include "daemon/rpc/files_service.h"
+#include "daemon/rpc/inspection_service.h"
 #include "daemon/rpc/memory_service.h"
 #include "daemon/rpc/ptrace_service.h"
+#include "daemon/rpc/roles.h"
 #include "daemon/rpc/server.h"
 #include "daemon/rpc/sysv_shm_service.h"
+#include "daemon/rpc/tcp_server.h"
 #include "daemon/runtime_dir.h"
 #include "daemon/session/handoff_server.h"
 #include "daemon/session/session_table.h"
@@ -33,7 +41,6 @@
 #include "shm_backend/failure_point.h"
 #include "shm_backend/page_pool.h"
 #include "shm_backend/segment.h"
-#include "spdlog/sinks/stdout_sinks.h"
 #include "spdlog/spdlog.h"
 
 namespace mapbroker {
@@ -93,6 +100,12 @@ v1::Welcome WelcomeOf(const Config& config, const shm::Segment& segment) {
   return welcome;
 }
 
+rpc::DaemonFacts FactsOf(const Config& config, const State& state) {
+  rpc::DaemonFacts facts{.taken_over = state.restored(), .state_since_ms = state.since()};
+  facts.limits = LimitsByName(config.limits);
+  return facts;
+}
+
 // Files, then whose address spaces there are, then what is mapped in them, then what is open.
 absl::Status Restore(shm::Ledger& ledger, Broker& broker, session::SessionTable& sessions,
                      session::HandoffServer& handoff_server) {
@@ -149,11 +162,12 @@ int Serve(const Options& options, const Config& config) {
   if (!grpc.ok()) return refuse(grpc.status());
 
   shm::PagePool pages(segment.bytes(), /*prefault=*/true, /*in_use=*/state->restored());
-  Broker broker(*config.profile, pages, segment.bytes(), config.limits, &state->ledger());
+  Events events;
+  Broker broker(*config.profile, pages, segment.bytes(), config.limits, &state->ledger(), &events);
   session::SessionTable sessions(state->ledger(), &broker.accounts());
   session::Access access(config.access);
   session::HandoffServer handoff_server(
-      loop.get(), *handoff, sessions, access, broker.accounts(),
+      loop.get(), *handoff, sessions, access, broker.accounts(), events,
       {.welcome = WelcomeOf(config, segment),
        .pool_descriptor = [&](bool writable) { return segment.ClientDescriptor(writable); },
        .open_space =
@@ -179,9 +193,25 @@ int Serve(const Options& options, const Config& config) {
   rpc::FilesService files(broker, sessions);
   rpc::PtraceService ptrace(broker, sessions);
   rpc::SysvShmService sysv_shm(broker, sessions);
+  rpc::InspectionService inspection(broker, sessions, state->ledger(), events, FactsOf(config, *state));
+  rpc::AdministrationService administration(sessions, events, config.tcp.roles);
+  rpc::Calls calls(events, sessions);
   rpc::Server server(loop.get(), *grpc, access, broker.accounts(),
-                     {&devices, &drivers, &files, &memory, &ptrace, &sysv_shm});
-
+                     {&administration, &devices, &drivers, &files, &inspection, &memory, &ptrace, &sysv_shm}, calls);
+  std::unique_ptr<rpc::TcpServer> tcp;
+  std::unique_ptr<Metrics> metrics;
+  if (config.tcp.listen) {
+    auto listening = rpc::TcpServer::Listen(config.tcp, {&administration, &inspection}, calls, events);
+    if (!listening.ok()) return refuse(listening.status());
+    tcp = *std::move(listening);
+    spdlog::info("inspection and administration over TLS on {}", tcp->endpoint().ToString());
+  }
+  if (config.metrics.listen) {
+    auto listening = Metrics::Listen(*config.metrics.listen, broker, sessions, state->ledger(), events, calls);
+    if (!listening.ok()) return refuse(listening.status());
+    metrics = *std::move(listening);
+    spdlog::info("metrics on http://{}/metrics", metrics->endpoint().ToString());
+  }
   Reloader reloader(options, config, broker, access);
   reloader.OnHangup(loop.get());
 
@@ -189,6 +219,7 @@ int Serve(const Options& options, const Config& config) {
                config.profile->name);
   sd_notify(0, "READY=1");
   const int status = sd_event_loop(loop.get());
+  events.Close();
   sd_notify(0, "STOPPING=1");
   spdlog::info("mapbrokerd stops");
   // For the next daemon this is as a crash, since a call that is answered while things are taken down could not be
@@ -204,7 +235,6 @@ int Serve(const Options& options, const Config& config) {
 int main(int argc, char** argv) {
   const mapbroker::CommandLine command = mapbroker::ParseCommandLine(argc, argv);
   if (command.exit_status >= 0) return command.exit_status;
-  spdlog::set_default_logger(spdlog::stderr_logger_mt("mapbrokerd"));
-  spdlog::set_level(command.config.log_level);
+  mapbroker::StartLog(command.config.log_level);
   return mapbroker::Serve(command.options, command.config);
 }

@@ -29,6 +29,8 @@ std::vector<std::string> Unchangeable(const Config& running, const Config& wante
   compare("pool.kind", running.pool.kind == wanted.pool.kind && running.pool.name == wanted.pool.name);
   compare("pool.size", running.pool.size == wanted.pool.size);
   compare("pool.huge_pages", running.pool.huge_pages == wanted.pool.huge_pages);
+  compare("[tcp]", running.tcp == wanted.tcp);
+  compare("[metrics]", running.metrics == wanted.metrics);
   compare("sockets.mode", running.socket_mode == wanted.socket_mode);
   // Where in the file they stand may change.
   const auto same = [](const Config::Declared& a, const Config::Declared& b) {

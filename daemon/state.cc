@@ -11,6 +11,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "daemon/process.h"
 #include "daemon/record.pb.h"
 #include "daemon/records.h"
@@ -151,6 +153,7 @@ absl::Status State::TakeOver(const Config& config) {
   segment_ = *std::move(segment);
   restored_ = true;
   left_ = false;
+  since_ = header.since();
   return absl::OkStatus();
 }
 
@@ -166,6 +169,7 @@ absl::Status State::MakeNew(const Config& config) {
   header.set_pool_inode(identity.inode);
   header.set_pool_size(identity.size);
   header.set_profile(config.profile->name);
+  header.set_since(since_ = absl::ToUnixMillis(absl::Now()));
   const shm::Ledger::Change change{kHeader, kHeaderKey, header.SerializeAsString()};
   return ledger_->Apply({&change, 1});
 }

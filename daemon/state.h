@@ -1,6 +1,7 @@
 // What outlives a daemon: the pool and the ledger, made or taken over from the daemon before.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -30,6 +31,8 @@ class State {
   shm::Ledger& ledger() { return *ledger_; }
   // They are a daemon's before this one.
   bool restored() const { return restored_; }
+  // When they were made, in milliseconds since the epoch.
+  std::int64_t since() const { return since_; }
 
   // Pool and ledger stay for the next daemon. From now on nothing is recorded.
   void Leave();
@@ -43,6 +46,7 @@ class State {
   std::unique_ptr<shm::Ledger> ledger_;
   std::unique_ptr<shm::Segment> segment_;
   bool restored_ = false;
+  std::int64_t since_ = 0;
   bool left_ = false;
 };
 

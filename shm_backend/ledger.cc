@@ -269,6 +269,7 @@ absl::Status Ledger::Drain() const {
   FailAt(Point::kLogTurned);
   const absl::Status status = Write(changes, last);
   MutexLock lock(mutex_);
+  failing_ = !status.ok();
   if (status.ok()) {
     // What came meanwhile is in the half that is appended to.
     logged_.empty() ? log_->Clear() : log_->ClearOther();
@@ -370,6 +371,28 @@ absl::StatusOr<std::uint64_t> Ledger::Count(unsigned table) const {
   MDB_stat stat{};
   if (const int error = mdb_stat(transaction->get(), environment_->tables[table], &stat)) return Failed("read", error);
   return stat.ms_entries;
+}
+
+absl::StatusOr<Ledger::Statistics> Ledger::GetStatistics() const {
+  Statistics statistics;
+  MutexLock draining(draining_);
+  {
+    MutexLock lock(mutex_);
+    statistics.waiting = logged_.size();
+    statistics.deferred = deferred_.size();
+    statistics.failing = failing_;
+  }
+  const absl::StatusOr<Transaction> transaction = Begin(environment_->env, MDB_RDONLY);
+  if (!transaction.ok()) return transaction.status();
+  // All tables but the ledger's own.
+  for (std::size_t table = 0; table + 1 < environment_->tables.size(); ++table) {
+    MDB_stat stat{};
+    if (const int error = mdb_stat(transaction->get(), environment_->tables[table], &stat))
+      return Failed("read", error);
+    statistics.records += stat.ms_entries;
+    statistics.bytes += (stat.ms_branch_pages + stat.ms_leaf_pages + stat.ms_overflow_pages) * stat.ms_psize;
+  }
+  return statistics;
 }
 
 absl::Status Ledger::ForEach(

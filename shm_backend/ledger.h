@@ -55,6 +55,16 @@ class Ledger {
   // Records in a table. Fails as Get does.
   absl::StatusOr<std::uint64_t> Count(unsigned table) const;
 
+  struct Statistics {
+    std::uint64_t records = 0;   // in LMDB
+    std::uint64_t bytes = 0;     // of its file that are in use
+    std::uint64_t waiting = 0;   // changes that are in the log and not in LMDB yet
+    std::uint64_t deferred = 0;  // changes that are nowhere yet
+    bool failing = false;        // LMDB could not be written the last time
+  };
+  // Waits for nothing but the ledger's own locks. Fails where LMDB cannot be read.
+  absl::StatusOr<Statistics> GetStatistics() const;
+
   // Calls `record` for every record of a table in the order of its keys, until it fails. Not from within `record`.
   absl::Status ForEach(unsigned table,
                        const std::function<absl::Status(std::string_view key, std::string_view value)>& record) const;
@@ -77,6 +87,7 @@ class Ledger {
   std::deque<std::vector<Change>> deferred_ ABSL_GUARDED_BY(mutex_);  // nowhere yet; what belongs together is together
   mutable std::unique_ptr<WriteAheadLog> log_ ABSL_GUARDED_BY(mutex_);
   mutable bool other_half_is_clear_ ABSL_GUARDED_BY(mutex_) = true;
+  mutable bool failing_ ABSL_GUARDED_BY(mutex_) = false;
   bool sealed_ ABSL_GUARDED_BY(mutex_) = false;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   const std::unique_ptr<Environment> environment_;

@@ -1,6 +1,8 @@
 // mapctl: the command-line mapping tool.
 #include <iostream>
+#include <tuple>
 
+#include "absl/strings/str_cat.h"
 #include "client/mapctl/mapctl.h"
 #include "daemon/version.h"
 
@@ -15,6 +17,14 @@ int main(int argc, char** argv) {
       .add_option("--runtime-dir", context.runtime_dir, "directory of the daemon's sockets (default /run/mapbroker)")
       ->envname("MAPBROKER_RUNTIME_DIR")
       ->type_name("DIR");
+  CLI::Option* server = program.add_option("--server", context.remote.server, "a daemon that listens on TCP, instead")
+                            ->type_name("HOST:PORT");
+  for (const auto& [option, value, help] :
+       {std::tuple("--tls-ca", &context.remote.ca, "the CA of the server's certificate"),
+        std::tuple("--tls-cert", &context.remote.certificate, "your certificate"),
+        std::tuple("--tls-key", &context.remote.key, "its key")}) {
+    server->needs(program.add_option(option, *value, absl::StrCat(help, ", in PEM"))->type_name("FILE")->needs(server));
+  }
   program.add_flag("--json", context.json, "print JSON for programs");
   program.footer("Exit status: 0 done, 1 refused, 2 wrong usage, 3 no daemon.");
   AddDevice(program, context);
@@ -26,9 +36,12 @@ int main(int argc, char** argv) {
   AddRead(program, context);
   AddMaps(program, context);
   AddScreenshot(program, context);
+  AddSession(program, context);
   AddShm(program, context);
-  AddStat(program, context);
+  AddStatus(program, context);
   AddReplay(program, context);
+  AddTop(program, context);
+  AddWatch(program, context);
   AddWho(program, context);
   try {
     program.parse(argc, argv);

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstddef>
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
@@ -11,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "mapbroker/client.h"
+#include "mapbroker/inspector.h"
 
 namespace mapbroker::mapctl {
 
@@ -20,10 +22,13 @@ enum ExitStatus : int { kDone = 0, kRefused = 1, kUsage = 2, kNoDaemon = 3 };
 // Options that come before or after any subcommand, and the exit status that the subcommand leaves.
 struct Context {
   std::string runtime_dir;
+  RemoteOptions remote;  // instead of it, where a server is named
   bool json = false;
   int exit_status = kDone;
 
-  absl::StatusOr<Client> Connect() const { return Client::Connect({.runtime_dir = runtime_dir}); }
+  absl::StatusOr<Client> Connect() const;
+  // For what may be asked of a daemon on another machine too.
+  absl::StatusOr<Inspector> Inspect() const;
 };
 
 void AddDevice(CLI::App& program, Context& context);
@@ -36,8 +41,11 @@ void AddRam(CLI::App& program, Context& context);
 void AddRead(CLI::App& program, Context& context);
 void AddReplay(CLI::App& program, Context& context);
 void AddScreenshot(CLI::App& program, Context& context);
+void AddSession(CLI::App& program, Context& context);
 void AddShm(CLI::App& program, Context& context);
-void AddStat(CLI::App& program, Context& context);
+void AddStatus(CLI::App& program, Context& context);
+void AddTop(CLI::App& program, Context& context);
+void AddWatch(CLI::App& program, Context& context);
 void AddWho(CLI::App& program, Context& context);
 
 // One line on stderr, "mapctl: ERRNO: sentence"; the exit status that fits.
@@ -62,6 +70,13 @@ std::string Address(std::uint64_t address);
 
 // "1.5 MiB".
 std::string HumanBytes(std::uint64_t bytes);
+
+// A name or line on one line: control characters as \ooo.
+std::string Printable(const std::string& text);
+
+// What is special of a session: " (read-only)".
+std::string Marks(const SessionRow& row);
+nlohmann::json Object(const SessionRow& row);
 
 const char* KindName(MappingKind kind);
 

@@ -36,17 +36,17 @@ nlohmann::json Object(const MappingRow& row) {
 }
 
 absl::Status Maps(pid_t pid, const Context& context) {
-  absl::StatusOr<Client> client = context.Connect();
-  if (!client.ok()) return client.status();
+  absl::StatusOr<Inspector> inspector = context.Inspect();
+  if (!inspector.ok()) return inspector.status();
   if (!context.json) {
-    return client->ListMappings(pid, [](const MappingRow& row) {
+    return inspector->ListMappings(pid, [](const MappingRow& row) {
       std::cout << Line(row) << '\n';
       return std::cout.good();
     });
   }
   // Row by row: a listing may be longer than memory.
   const char* separator = "[";
-  const absl::Status status = client->ListMappings(pid, [&](const MappingRow& row) {
+  const absl::Status status = inspector->ListMappings(pid, [&](const MappingRow& row) {
     // Paths need not be UTF-8; what is not is replaced.
     std::cout << separator << Object(row).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
     separator = ",\n";

@@ -40,6 +40,22 @@ bool IsOfTheDaemon(const std::string& path) {
 
 }  // namespace
 
+absl::StatusOr<Client> Context::Connect() const {
+  if (!remote.server.empty()) {
+    return absl::FailedPreconditionError(
+        "over --server there are only status, maps, who, watch, top, session and log-level: memory is mapped on the "
+        "daemon's own machine");
+  }
+  return Client::Connect({.runtime_dir = runtime_dir});
+}
+
+absl::StatusOr<Inspector> Context::Inspect() const {
+  if (!remote.server.empty()) return Inspector::Connect(remote);
+  absl::StatusOr<Client> client = Connect();
+  if (!client.ok()) return client.status();
+  return Inspector::Of(*client);
+}
+
 int Report(const absl::Status& status) {
   if (status.ok()) return kDone;
   const char* name = strerrorname_np(ErrnoOf(status));
@@ -86,6 +102,19 @@ std::string HumanBytes(std::uint64_t bytes) {
     ++unit;
   }
   return absl::StrFormat("%.1f %s", amount, kUnits[unit]);
+}
+
+std::string Printable(const std::string& text) {
+  std::string printable;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) {
+      absl::StrAppendFormat(&printable, "\\%03o", byte);
+    } else {
+      printable += c;
+    }
+  }
+  return printable;
 }
 
 const char* KindName(MappingKind kind) {

@@ -3,9 +3,9 @@
 #include <sys/sysmacros.h>
 
 #include <algorithm>
-#include <fstream>
 #include <functional>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -18,12 +18,14 @@ namespace mapbroker::mapctl {
 namespace {
 
 // Which rows are meant: of a file of the daemon by its name, of a host file, whatever its path, or at an address.
-absl::StatusOr<std::function<bool(const MappingRow&)>> Meant(const std::string& what) {
+absl::StatusOr<std::function<bool(const MappingRow&)>> Meant(const std::string& what, bool remote) {
   for (const char* scheme : {"ram:", "dev:", "mnt:"}) {
     if (absl::StartsWith(what, scheme)) return [what](const MappingRow& row) { return row.path == what; };
   }
+  // Files of the daemon's machine are known here by their paths alone.
+  if (remote && absl::StartsWith(what, "/")) return [what](const MappingRow& row) { return row.path == what; };
   struct stat file;
-  if (stat(what.c_str(), &file) != 0) {
+  if (remote || stat(what.c_str(), &file) != 0) {
     if (std::uint64_t address; ParsePoolAddress(what, address)) {
       return [address](const MappingRow& row) { return row.start <= address && address < row.end; };
     }
@@ -34,24 +36,24 @@ absl::StatusOr<std::function<bool(const MappingRow&)>> Meant(const std::string& 
   };
 }
 
-std::string CommandOf(pid_t pid) {
-  std::string command = "?";
-  std::getline(std::ifstream(absl::StrFormat("/proc/%d/comm", pid)), command);
-  return command;
-}
-
 absl::Status Who(const std::string& what, const Context& context) {
-  const auto meant = Meant(what);
+  const auto meant = Meant(what, /*remote=*/!context.remote.server.empty());
   if (!meant.ok()) return meant.status();
-  absl::StatusOr<Client> client = context.Connect();
-  if (!client.ok()) return client.status();
+  absl::StatusOr<Inspector> inspector = context.Inspect();
+  if (!inspector.ok()) return inspector.status();
+  std::map<pid_t, std::string> commands;
+  absl::Status status = inspector->ListSessions([&](const SessionRow& session) {
+    commands[session.pid] = session.command;
+    return true;
+  });
+  if (!status.ok()) return status;
   nlohmann::json holders = nlohmann::json::array();
-  const absl::Status status = client->ListMappings(0, [&](const MappingRow& row) {
+  status = inspector->ListMappings(0, [&](const MappingRow& row) {
     if (!(*meant)(row)) return true;
     for (auto pid = row.pids.begin(); pid != row.pids.end();) {
       const auto next = std::upper_bound(pid, row.pids.end(), *pid);
       holders.push_back({{"pid", *pid},
-                         {"command", CommandOf(*pid)},
+                         {"command", commands.contains(*pid) ? commands[*pid] : "?"},
                          {"mappings", next - pid},
                          {"start", row.start},
                          {"end", row.end},

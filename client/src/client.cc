@@ -26,18 +26,6 @@ MappingKind KindOf(v1::MappingKind kind) {
   }
 }
 
-MappingRow RowOf(const v1::MappingRow& row) {
-  return MappingRow{.start = row.start(),
-                    .end = row.end(),
-                    .perms = row.perms(),
-                    .offset = row.offset(),
-                    .dev_major = row.dev_major(),
-                    .dev_minor = row.dev_minor(),
-                    .inode = row.inode(),
-                    .path = row.path(),
-                    .pids = {row.pids().begin(), row.pids().end()}};
-}
-
 ShmSegment SegmentOf(const v1::ShmSegment& segment) {
   return ShmSegment{.id = segment.id(),
                     .key = segment.key(),
@@ -146,27 +134,13 @@ absl::StatusOr<std::uint64_t> Client::Mremap(std::uint64_t address, std::uint64_
 std::byte* Client::pool_base() const { return impl_->session->pool_base(); }
 
 absl::Status Client::ListMappings(pid_t pid, const std::function<bool(const MappingRow&)>& row) {
-  v1::ListMappingsRequest request;
-  request.set_pid(pid);
-  return impl_->session->stub().ListMappings(request, [&](const v1::MappingRow& next) { return row(RowOf(next)); });
+  return Inspector::Of(*this).ListMappings(pid, row);
 }
 
 absl::StatusOr<PoolStatistics> Client::Statistics() {
-  const absl::StatusOr<v1::PoolStatistics> now = impl_->session->stub().GetPoolStatistics();
+  absl::StatusOr<DaemonStatus> now = Inspector::Of(*this).Status();
   if (!now.ok()) return now.status();
-  return PoolStatistics{.pool_size = now->pool_size(),
-                        .used = now->used(),
-                        .free = now->free(),
-                        .scrubbing = now->scrubbing(),
-                        .largest_free_run = now->largest_free_run(),
-                        .regions = now->regions(),
-                        .mappings = now->mappings(),
-                        .sessions = now->sessions(),
-                        .saved_by_sharing = now->saved_by_sharing(),
-                        .filling = now->filling(),
-                        .fills_total = now->fills_total(),
-                        .prefaulted = now->prefaulted(),
-                        .profile = now->profile()};
+  return std::move(now->pool);
 }
 
 absl::StatusOr<File> Client::Open(const std::string& name, int flags, mode_t mode) {

@@ -8,6 +8,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cstring>
+#include <fstream>
+#include <iterator>
 #include <set>
 #include <utility>
 
@@ -15,9 +18,11 @@
 #include "absl/strings/str_cat.h"
 #include "client/src/space_mark.h"
 #include "client/src/status.h"
+#include "mapbroker/v1/administration.grpc.pb.h"
 #include "mapbroker/v1/devices.grpc.pb.h"
 #include "mapbroker/v1/drivers.grpc.pb.h"
 #include "mapbroker/v1/files.grpc.pb.h"
+#include "mapbroker/v1/inspection.grpc.pb.h"
 #include "mapbroker/v1/memory.grpc.pb.h"
 #include "mapbroker/v1/ptrace.grpc.pb.h"
 #include "mapbroker/v1/sysv_shm.grpc.pb.h"
@@ -38,6 +43,8 @@ absl::Status FromGrpc(const grpc::Status& status) {
   if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
     return NoDaemon(ECONNRESET, "the daemon does not answer: it was stopped; connect anew when it is back");
   }
+  // Over TLS, where it is asked before the call has come to its service.
+  if (status.error_code() == grpc::StatusCode::PERMISSION_DENIED) return MakeStatus(EACCES, status.error_message());
   if (status.error_code() == grpc::StatusCode::CANCELLED) {
     return NoDaemon(ECONNRESET, "the daemon has cut the connection: it stops, or its calls were not taken");
   }
@@ -78,8 +85,11 @@ struct RpcStub::Channel {
   const SpaceMark mark;
   std::string hex_token;
   std::shared_ptr<grpc::Channel> channel;
+  std::string server;  // "HOST:PORT" of a daemon over TLS
+  std::unique_ptr<v1::Administration::Stub> administration;
   std::unique_ptr<v1::Devices::Stub> devices;
   std::unique_ptr<v1::Drivers::Stub> drivers;
+  std::unique_ptr<v1::Inspection::Stub> inspection;
   std::unique_ptr<v1::Memory::Stub> memory;
   std::unique_ptr<v1::Files::Stub> files;
   std::unique_ptr<v1::Ptrace::Stub> ptrace;
@@ -92,6 +102,16 @@ struct RpcStub::Channel {
   std::uint64_t last_request ABSL_GUARDED_BY(mutex) = 0;
   std::set<std::uint64_t> running ABSL_GUARDED_BY(mutex);
 
+  absl::Status Understand(const grpc::Status& status) const {
+    const bool answered = !status.error_details().empty();
+    if (server.empty() || answered || status.error_code() != grpc::StatusCode::UNAVAILABLE) return FromGrpc(status);
+    return NoDaemon(
+        ECONNRESET,
+        absl::StrCat("no connection to ", server, " (", status.error_message(),
+                     "): it must be the daemon's tcp.listen, its certificate must be for that name and signed "
+                     "by the CA that was given, and yours must be valid and signed by its tcp.client_ca"));
+  }
+
   void Await() const { channel->WaitForConnected(std::chrono::system_clock::now() + kChannelDeadline); }
 
   // One call with one answer. `number`: the call's, if it may be made again by it.
@@ -99,9 +119,9 @@ struct RpcStub::Channel {
   absl::Status Try(Stub& stub, grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
                    const Request& request, const std::string& number, Response& response, bool again) const {
     grpc::ClientContext context;
-    context.AddMetadata(kSessionMetadata, hex_token);
+    if (!hex_token.empty()) context.AddMetadata(kSessionMetadata, hex_token);
     if (!number.empty()) context.AddMetadata(kRequestMetadata, number + (again ? " again" : ""));
-    return FromGrpc((stub.*method)(&context, request, &response));
+    return Understand((stub.*method)(&context, request, &response));
   }
 
   template <typename Stub, typename Request, typename Response>
@@ -156,6 +176,7 @@ struct RpcStub::Channel {
     for (;;) {
       const std::uint64_t seen = epoch == nullptr ? 0 : epoch->load();
       grpc::ClientContext context;
+      if (!hex_token.empty()) context.AddMetadata(kSessionMetadata, hex_token);
       const auto reader = (stub.*method)(&context, request);
       Response response;
       bool taken = false;
@@ -166,7 +187,7 @@ struct RpcStub::Channel {
         reader->Finish();
         return absl::OkStatus();
       }
-      const absl::Status status = FromGrpc(reader->Finish());
+      const absl::Status status = Understand(reader->Finish());
       // Rows that the caller has seen cannot be taken back.
       if (!IsLost(status) || taken || !reconnect) return status;
       if (absl::Status back = reconnect(seen); !back.ok()) return back;
@@ -175,9 +196,11 @@ struct RpcStub::Channel {
   }
 };
 
+RpcStub::RpcStub() : channel_(std::make_unique<Channel>()) {}
+
 RpcStub::RpcStub(const std::string& runtime_dir, const std::string& token, const std::atomic<std::uint64_t>* epoch,
                  Reconnect reconnect, std::function<bool()> is_lost)
-    : channel_(std::make_unique<Channel>()) {
+    : RpcStub() {
   channel_->epoch = epoch;
   channel_->reconnect = std::move(reconnect);
   channel_->is_lost = std::move(is_lost);
@@ -191,10 +214,41 @@ RpcStub::RpcStub(const std::string& runtime_dir, const std::string& token, const
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 20);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500);
   channel_->hex_token = absl::BytesToHexString(token);
-  const auto channel = channel_->channel = grpc::CreateCustomChannel(
-      absl::StrCat("unix:", runtime_dir, "/", kGrpcSocketName), grpc::InsecureChannelCredentials(), arguments);
+  channel_->channel = grpc::CreateCustomChannel(absl::StrCat("unix:", runtime_dir, "/", kGrpcSocketName),
+                                                grpc::InsecureChannelCredentials(), arguments);
+  MakeStubs();
+}
+
+absl::StatusOr<std::unique_ptr<RpcStub>> RpcStub::Remote(const RemoteOptions& options) {
+  grpc::SslCredentialsOptions tls;
+  for (const auto& [path, text] :
+       {std::pair(&options.ca, &tls.pem_root_certs), std::pair(&options.certificate, &tls.pem_cert_chain),
+        std::pair(&options.key, &tls.pem_private_key)}) {
+    errno = 0;
+    std::ifstream file(*path, std::ios::binary);
+    text->assign(std::istreambuf_iterator<char>(file), {});
+    if (!file.is_open() || text->empty()) {
+      return MakeStatus(EINVAL,
+                        absl::StrCat("\"", *path, "\" holds nothing that can be read (",
+                                     errno == 0 ? "it is empty" : std::strerror(errno),
+                                     "): over TLS the files of the CA, the certificate and its key are needed"));
+    }
+  }
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);
+  std::unique_ptr<RpcStub> stub(new RpcStub);
+  stub->channel_->server = options.server;
+  stub->channel_->channel = grpc::CreateCustomChannel(options.server, grpc::SslCredentials(tls), arguments);
+  stub->MakeStubs();
+  return stub;
+}
+
+void RpcStub::MakeStubs() {
+  const auto& channel = channel_->channel;
+  channel_->administration = v1::Administration::NewStub(channel);
   channel_->devices = v1::Devices::NewStub(channel);
   channel_->drivers = v1::Drivers::NewStub(channel);
+  channel_->inspection = v1::Inspection::NewStub(channel);
   channel_->memory = v1::Memory::NewStub(channel);
   channel_->files = v1::Files::NewStub(channel);
   channel_->ptrace = v1::Ptrace::NewStub(channel);
@@ -218,16 +272,38 @@ absl::StatusOr<v1::MremapResponse> RpcStub::Mremap(const v1::MremapRequest& requ
   return channel_->Call(*channel_->memory, &v1::Memory::Stub::Mremap, request, Repeat::kByNumber);
 }
 
+absl::StatusOr<v1::DaemonStatus> RpcStub::GetStatus() {
+  return channel_->Call(*channel_->inspection, &v1::Inspection::Stub::GetStatus, v1::GetStatusRequest());
+}
+
 absl::Status RpcStub::ListMappings(const v1::ListMappingsRequest& request,
                                    const std::function<bool(const v1::MappingRow&)>& row) {
-  return channel_->Read<v1::ListMappingsResponse>(
-      *channel_->memory, &v1::Memory::Stub::ListMappings, request, [&](const v1::ListMappingsResponse& portion) {
-        return std::all_of(portion.rows().begin(), portion.rows().end(), row);
+  return channel_->Read<v1::ListMappingsResponse>(*channel_->inspection, &v1::Inspection::Stub::ListMappings, request,
+                                                  [&](const v1::ListMappingsResponse& portion) {
+                                                    return std::all_of(portion.rows().begin(), portion.rows().end(),
+                                                                       row);
+                                                  });
+}
+
+absl::Status RpcStub::ListSessions(const std::function<bool(const v1::SessionInfo&)>& row) {
+  return channel_->Read<v1::ListSessionsResponse>(
+      *channel_->inspection, &v1::Inspection::Stub::ListSessions, v1::ListSessionsRequest(),
+      [&](const v1::ListSessionsResponse& portion) {
+        return std::all_of(portion.sessions().begin(), portion.sessions().end(), row);
       });
 }
 
-absl::StatusOr<v1::PoolStatistics> RpcStub::GetPoolStatistics() {
-  return channel_->Call(*channel_->memory, &v1::Memory::Stub::GetPoolStatistics, v1::GetPoolStatisticsRequest());
+absl::Status RpcStub::Watch(const v1::WatchRequest& request,
+                            const std::function<bool(const v1::WatchResponse&)>& portion) {
+  return channel_->Read<v1::WatchResponse>(*channel_->inspection, &v1::Inspection::Stub::Watch, request, portion);
+}
+
+absl::Status RpcStub::EndSession(const v1::EndSessionRequest& request) {
+  return channel_->Call(*channel_->administration, &v1::Administration::Stub::EndSession, request).status();
+}
+
+absl::StatusOr<v1::SetLogLevelResponse> RpcStub::SetLogLevel(const v1::SetLogLevelRequest& request) {
+  return channel_->Call(*channel_->administration, &v1::Administration::Stub::SetLogLevel, request);
 }
 
 absl::StatusOr<v1::OpenResponse> RpcStub::Open(const v1::OpenRequest& request) {

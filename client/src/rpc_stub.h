@@ -7,9 +7,12 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "mapbroker/inspector.h"
+#include "mapbroker/v1/administration.pb.h"
 #include "mapbroker/v1/devices.pb.h"
 #include "mapbroker/v1/drivers.pb.h"
 #include "mapbroker/v1/files.pb.h"
+#include "mapbroker/v1/inspection.pb.h"
 #include "mapbroker/v1/memory.pb.h"
 #include "mapbroker/v1/ptrace.pb.h"
 #include "mapbroker/v1/sysv_shm.pb.h"
@@ -37,15 +40,24 @@ class RpcStub {
   // calls that are not made twice, so that none of them finds out.
   RpcStub(const std::string& runtime_dir, const std::string& token, const std::atomic<std::uint64_t>* epoch = nullptr,
           Reconnect reconnect = nullptr, std::function<bool()> is_lost = nullptr);
+  // Calls go to a daemon over TLS. EINVAL: a file cannot be read.
+  static absl::StatusOr<std::unique_ptr<RpcStub>> Remote(const RemoteOptions& options);
   ~RpcStub();
 
   absl::StatusOr<v1::MmapResponse> Mmap(const v1::MmapRequest& request);
   absl::Status Munmap(const v1::MunmapRequest& request);
   absl::StatusOr<v1::MremapResponse> Mremap(const v1::MremapRequest& request);
+
+  absl::StatusOr<v1::DaemonStatus> GetStatus();
   // Calls `row` for each row until it returns false.
   absl::Status ListMappings(const v1::ListMappingsRequest& request,
                             const std::function<bool(const v1::MappingRow&)>& row);
-  absl::StatusOr<v1::PoolStatistics> GetPoolStatistics();
+  absl::Status ListSessions(const std::function<bool(const v1::SessionInfo&)>& row);
+  // Calls `portion` for what happens, until it returns false.
+  absl::Status Watch(const v1::WatchRequest& request, const std::function<bool(const v1::WatchResponse&)>& portion);
+
+  absl::Status EndSession(const v1::EndSessionRequest& request);
+  absl::StatusOr<v1::SetLogLevelResponse> SetLogLevel(const v1::SetLogLevelRequest& request);
 
   absl::StatusOr<v1::OpenResponse> Open(const v1::OpenRequest& request);
   absl::Status Close(const v1::CloseRequest& request);
@@ -82,6 +94,8 @@ class RpcStub {
 
  private:
   struct Channel;
+  RpcStub();
+  void MakeStubs();
   std::unique_ptr<Channel> channel_;
 };
 

@@ -301,6 +301,7 @@ void MemoryMap::InsertAs(SpaceId id, AddressSpace& into, const Key& key, const M
   if (const std::uint64_t end = SharedEnd(mapping); end != 0) CountShared(mapping.region->file->id, end);
   ++mappings_;
   mapped_pages_ += PagesOf(mapping.length);
+  into.mapped_pages += PagesOf(mapping.length);
 }
 
 std::optional<Freed> MemoryMap::Remove(SpaceId id, AddressSpace& from, Mappings::iterator at) {
@@ -309,6 +310,7 @@ std::optional<Freed> MemoryMap::Remove(SpaceId id, AddressSpace& from, Mappings:
   if (const std::uint64_t end = SharedEnd(at->second); end != 0) UncountShared(region->file->id, end);
   --mappings_;
   mapped_pages_ -= PagesOf(at->second.length);
+  from.mapped_pages -= PagesOf(at->second.length);
   NoteMapping(id, at->first);
   from.mappings.erase(at);
   GiveBack(from.payer, CostOf(*region));
@@ -441,6 +443,7 @@ absl::StatusOr<std::uint64_t> MemoryMap::Remap(SpaceId id, const RemapRequest& r
         absl::StrCat("the mapping was made with ", room, " bytes and cannot grow past them: map more and copy"));
   }
   mapped_pages_ += new_pages - PagesOf(mapping.length);
+  space->second.mapped_pages += new_pages - PagesOf(mapping.length);
   mapping.length = new_pages * kPageSize;
   NoteMapping(id, at->first);
   return mapping.length;
@@ -599,6 +602,12 @@ Counts MemoryMap::counts() const {
                 .spaces = spaces_.size()};
 }
 
+SpaceUse MemoryMap::UseOf(SpaceId id) const {
+  const auto space = spaces_.find(id);
+  if (space == spaces_.end()) return {};
+  return SpaceUse{.mappings = space->second.mappings.size(), .mapped_pages = space->second.mapped_pages};
+}
+
 std::string MemoryMap::Validate() const {
   PoolAddress last_end = 0;
   std::uint64_t pages = 0;
@@ -621,6 +630,7 @@ std::string MemoryMap::Validate() const {
     for (const std::int32_t pid : space.pids) {
       if (!processes_.contains({pid, id})) return absl::StrCat("process ", pid, " does not know address space ", id);
     }
+    const std::uint64_t mapped_before = mapped_pages;
     for (const auto& [key, mapping] : space.mappings) {
       const Region& region = *mapping.region;
       if (key.start < region.start || key.start + mapping.length > region.top()) {
@@ -631,6 +641,9 @@ std::string MemoryMap::Validate() const {
       if (++mapped[region.id] > 1 && own) return absl::StrCat("private region ", region.id, " is shared");
       ++mappings;
       mapped_pages += PagesOf(mapping.length);
+    }
+    if (mapped_pages - mapped_before != space.mapped_pages) {
+      return absl::StrCat("the count of mapped pages of address space ", id, " is wrong");
     }
   }
   for (const auto& [pid, id] : processes_) {

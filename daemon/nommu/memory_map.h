@@ -113,6 +113,12 @@ struct Limits {
   std::uint64_t max_map_count = 65530;
 };
 
+// What one address space has.
+struct SpaceUse {
+  std::uint64_t mappings = 0;
+  std::uint64_t mapped_pages = 0;  // shared ones too
+};
+
 struct Counts {
   std::uint64_t regions = 0;
   std::uint64_t region_pages = 0;  // of placed regions
@@ -197,6 +203,8 @@ class MemoryMap {
   bool HasProcess(std::int32_t pid) const;
 
   Counts counts() const;
+  // Nothing, if there is no such address space.
+  SpaceUse UseOf(SpaceId space) const;
 
   // What has changed since the last call, for who keeps a record of it: regions that are placed or were, and mappings,
   // each of which is to be looked up, and was removed if it is not found. Something may be named twice. Nothing is
@@ -239,6 +247,7 @@ class MemoryMap {
     Account* payer = nullptr;
     std::vector<std::int32_t> pids;  // its users, not empty; a process may be several
     Mappings mappings;
+    std::uint64_t mapped_pages = 0;
   };
   // Regions that a request may share: a file's copies and its direct ones are searched apart.
   using Shareable = std::pair<FileId, MappingKind>;

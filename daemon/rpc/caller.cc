@@ -15,12 +15,6 @@ namespace mapbroker::rpc {
 
 namespace {
 
-std::shared_ptr<session::Session> Find(const grpc::ServerContextBase& context, const session::SessionTable& sessions) {
-  const auto token = context.client_metadata().find(kSessionMetadata);
-  if (token == context.client_metadata().end()) return nullptr;
-  return sessions.Find(std::string(token->second.data(), token->second.size()));
-}
-
 absl::StatusOr<Charge> Begin(Account* account, bool gives_back) {
   if (account == nullptr) return Charge();
   if (absl::Status status = account->TakeRequest(gives_back); !status.ok()) return status;
@@ -34,13 +28,14 @@ absl::StatusOr<std::shared_ptr<session::Session>> CallerOf(const grpc::ServerCon
   if (context.client_metadata().count(kSessionMetadata) == 0) {
     return nommu::Refuse(EPERM, "", "the call carries no session token: open a session on the handoff socket first");
   }
-  auto session = Find(context, sessions);
+  auto session = SessionOf(context, sessions);
   if (session == nullptr) {
     return nommu::Refuse(ESRCH, "",
                          "no session has this token: it has ended, or the daemon was restarted; connect anew");
   }
   absl::StatusOr<Charge> call = Begin(session->account(), gives_back);
   if (!call.ok()) return call.status();
+  session->CountCall();
   // What is held is the session and the call.
   session::Session* const caller = session.get();
   auto held =
@@ -49,8 +44,15 @@ absl::StatusOr<std::shared_ptr<session::Session>> CallerOf(const grpc::ServerCon
 }
 
 absl::StatusOr<Charge> Admit(const grpc::ServerContextBase& context, const session::SessionTable& sessions) {
-  const auto session = Find(context, sessions);
+  const auto session = SessionOf(context, sessions);
   return Begin(session != nullptr ? session->account() : sessions.nobody(), false);
+}
+
+std::shared_ptr<session::Session> SessionOf(const grpc::ServerContextBase& context,
+                                            const session::SessionTable& sessions) {
+  const auto token = context.client_metadata().find(kSessionMetadata);
+  if (token == context.client_metadata().end()) return nullptr;
+  return sessions.Find(std::string(token->second.data(), token->second.size()));
 }
 
 absl::StatusOr<session::RequestId> RequestOf(const grpc::ServerContextBase& context) {

@@ -10,9 +10,13 @@
 
 namespace mapbroker::rpc {
 
-// EPERM if the call carries no token, ESRCH if no session has it, EAGAIN if its user makes more calls than he may. The
-// call counts as under way until what is returned is destroyed. One that `gives_back` counts, but is not refused for
-// that reason.
+// Null if it carries none that is a session's.
+std::shared_ptr<session::Session> SessionOf(const grpc::ServerContextBase& context,
+                                            const session::SessionTable& sessions);
+
+// The same, for a call that needs one and counts as the session's. EPERM if the call carries no token, ESRCH if no
+// session has it, EAGAIN if its user makes more calls than he may. The call counts as under way until what is returned
+// is destroyed. One that `gives_back` counts, but is not refused for that reason.
 absl::StatusOr<std::shared_ptr<session::Session>> CallerOf(const grpc::ServerContextBase& context,
                                                            const session::SessionTable& sessions,
                                                            bool gives_back = false);

@@ -22,6 +22,18 @@ void ToProto(const backing::DeviceInfo& info, v1::DeviceInfo& to) {
 
 }  // namespace
 
+// A refusal is told where all are.
+grpc::Status DevicesService::Done(const absl::Status& status, EventKind kind, const session::Session& caller,
+                                  const std::string& name) {
+  if (status.ok()) {
+    broker_.events().Tell(kind, [&] {
+      return Event{
+          .kind = kind, .session = caller.id(), .pid = caller.peer().pid, .uid = caller.peer().uid, .path = name};
+    });
+  }
+  return ToGrpc(status);
+}
+
 grpc::Status DevicesService::Create(grpc::ServerContext* context, const v1::CreateDeviceRequest* request,
                                     v1::CreateDeviceResponse*) {
   const auto caller = CallerOf(*context, sessions_);
@@ -38,14 +50,15 @@ grpc::Status DevicesService::Create(grpc::ServerContext* context, const v1::Crea
       return ToGrpc(nommu::Refuse(EBADF, "D", "the contents are no file of the session that is open for reading"));
     }
   }
-  return ToGrpc(broker_.devices().Create(spec));
+  return Done(broker_.devices().Create(spec), EventKind::kDeviceCreated, **caller, request->name());
 }
 
 grpc::Status DevicesService::Remove(grpc::ServerContext* context, const v1::RemoveDeviceRequest* request,
                                     v1::RemoveDeviceResponse*) {
   const auto caller = CallerOf(*context, sessions_);
   if (!caller.ok()) return ToGrpc(caller.status());
-  return ToGrpc(broker_.devices().Remove(request->name(), (*caller)->peer()));
+  return Done(broker_.devices().Remove(request->name(), (*caller)->peer()), EventKind::kDeviceRemoved, **caller,
+              request->name());
 }
 
 grpc::Status DevicesService::Info(grpc::ServerContext* context, const v1::DeviceInfoRequest* request,
@@ -82,14 +95,16 @@ grpc::Status DevicesService::Erase(grpc::ServerContext* context, const v1::Erase
 grpc::Status DevicesService::Mount(grpc::ServerContext* context, const v1::MountRequest* request, v1::MountResponse*) {
   const auto caller = CallerOf(*context, sessions_);
   if (!caller.ok()) return ToGrpc(caller.status());
-  return ToGrpc(broker_.mounts().Mount(request->name(), request->device(), request->type(), (*caller)->peer()));
+  return Done(broker_.mounts().Mount(request->name(), request->device(), request->type(), (*caller)->peer()),
+              EventKind::kMounted, **caller, request->name());
 }
 
 grpc::Status DevicesService::Unmount(grpc::ServerContext* context, const v1::UnmountRequest* request,
                                      v1::UnmountResponse*) {
   const auto caller = CallerOf(*context, sessions_);
   if (!caller.ok()) return ToGrpc(caller.status());
-  return ToGrpc(broker_.mounts().Unmount(request->name(), (*caller)->peer()));
+  return Done(broker_.mounts().Unmount(request->name(), (*caller)->peer()), EventKind::kUnmounted, **caller,
+              request->name());
 }
 
 }  // namespace mapbroker::rpc

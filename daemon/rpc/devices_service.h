@@ -28,6 +28,9 @@ class DevicesService final : public v1::Devices::Service {
                        v1::UnmountResponse* response) override;
 
  private:
+  grpc::Status Done(const absl::Status& status, EventKind kind, const session::Session& caller,
+                    const std::string& name);
+
   Broker& broker_;
   const session::SessionTable& sessions_;
 };

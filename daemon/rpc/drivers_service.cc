@@ -128,6 +128,7 @@ class Stream final : public Reactor {
 
   void OnReadDone(bool ok) override {
     if (!ok) return End(absl::OkStatus());
+    if (caller_->revoked()) return End(Refuse(ESRCH, "", "the session was ended by an administrator"));
     const absl::Status status = Take();
     if (!status.ok() || message_.has_unregister()) return End(status);
     StartRead(&message_);
@@ -189,12 +190,26 @@ class Stream final : public Reactor {
       area.set_length(length);
     }
     outbox_->Open(std::move(answer));
+    Tell(EventKind::kDriverConnected);
     return absl::OkStatus();
+  }
+
+  void Tell(EventKind kind) {
+    broker_.events().Tell(kind, [&] {
+      return Event{.kind = kind,
+                   .session = caller_->id(),
+                   .pid = caller_->peer().pid,
+                   .uid = caller_->peer().uid,
+                   .path = name_};
+    });
   }
 
   void End(const absl::Status& status) {
     outbox_->Close();
-    if (registered_.device != nullptr) registered_.device->Disconnect(*outbox_);
+    if (registered_.device != nullptr) {
+      registered_.device->Disconnect(*outbox_);
+      Tell(EventKind::kDriverGone);
+    }
     Finish(ToGrpc(status));
   }
 

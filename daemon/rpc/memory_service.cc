@@ -1,10 +1,5 @@
 #include "daemon/rpc/memory_service.h"
 
-#include <sys/mman.h>
-#include <sys/sysmacros.h>
-
-#include <string>
-
 #include "daemon/rpc/caller.h"
 #include "daemon/rpc/status.h"
 
@@ -23,23 +18,6 @@ v1::MappingKind ToProto(nommu::MappingKind kind) {
       return v1::MAPPING_KIND_DIRECT;
   }
   return v1::MAPPING_KIND_UNSPECIFIED;
-}
-
-void ToProto(const ListedMapping& listed, v1::MappingRow& row) {
-  const nommu::Row& from = listed.row;
-  row.set_start(from.start);
-  row.set_end(from.end);
-  const auto letter = [&](int bit, char name) { return (from.prot & bit) != 0 ? name : '-'; };
-  row.set_perms(
-      std::string{letter(PROT_READ, 'r'), letter(PROT_WRITE, 'w'), letter(PROT_EXEC, 'x'), from.shared ? 'S' : 'p'});
-  row.set_offset(from.offset);
-  if (from.file != nullptr) {
-    row.set_dev_major(major(from.file->id.device));
-    row.set_dev_minor(minor(from.file->id.device));
-    row.set_inode(from.file->id.inode);
-    row.set_path(listed.path);
-  }
-  for (const std::int32_t pid : from.pids) row.add_pids(pid);
 }
 
 }  // namespace
@@ -90,43 +68,6 @@ grpc::Status MemoryService::Mremap(grpc::ServerContext* context, const v1::Mrema
   if (!length.ok()) return ToGrpc(length.status());
   response->set_address(request->address());
   response->set_length(*length);
-  return grpc::Status::OK;
-}
-
-grpc::Status MemoryService::ListMappings(grpc::ServerContext* context, const v1::ListMappingsRequest* request,
-                                         grpc::ServerWriter<v1::ListMappingsResponse>* writer) {
-  const absl::StatusOr<Charge> call = Admit(*context, sessions_);
-  if (!call.ok()) return ToGrpc(call.status());
-  nommu::MemoryMap::Cursor cursor;
-  for (;;) {
-    const auto portion = broker_.List(request->pid(), cursor);
-    if (!portion.ok()) return ToGrpc(portion.status());
-    if (portion->empty()) return grpc::Status::OK;
-    v1::ListMappingsResponse response;
-    for (const ListedMapping& listed : *portion) ToProto(listed, *response.add_rows());
-    if (!writer->Write(response)) return grpc::Status::OK;  // the reader has gone
-  }
-}
-
-grpc::Status MemoryService::GetPoolStatistics(grpc::ServerContext* context, const v1::GetPoolStatisticsRequest*,
-                                              v1::PoolStatistics* response) {
-  const absl::StatusOr<Charge> call = Admit(*context, sessions_);
-  if (!call.ok()) return ToGrpc(call.status());
-  const Statistics statistics = broker_.GetStatistics();
-  const std::uint64_t mapped = statistics.map.mapped_pages, held = statistics.map.region_pages;
-  response->set_pool_size(statistics.pool.total);
-  response->set_used(statistics.pool.total - statistics.pool.free - statistics.pool.scrubbing);
-  response->set_free(statistics.pool.free);
-  response->set_scrubbing(statistics.pool.scrubbing);
-  response->set_largest_free_run(statistics.pool.largest_free_run);
-  response->set_regions(statistics.map.regions);
-  response->set_mappings(statistics.map.mappings);
-  response->set_sessions(statistics.map.spaces);
-  response->set_saved_by_sharing(mapped > held ? (mapped - held) * nommu::kPageSize : 0);
-  response->set_filling(statistics.filling);
-  response->set_fills_total(statistics.fills_total);
-  response->set_prefaulted(statistics.pool.prefaulted);
-  response->set_profile(broker_.profile().name);
   return grpc::Status::OK;
 }
 

@@ -17,10 +17,6 @@ class MemoryService final : public v1::Memory::Service {
                       v1::MunmapResponse* response) override;
   grpc::Status Mremap(grpc::ServerContext* context, const v1::MremapRequest* request,
                       v1::MremapResponse* response) override;
-  grpc::Status ListMappings(grpc::ServerContext* context, const v1::ListMappingsRequest* request,
-                            grpc::ServerWriter<v1::ListMappingsResponse>* writer) override;
-  grpc::Status GetPoolStatistics(grpc::ServerContext* context, const v1::GetPoolStatisticsRequest* request,
-                                 v1::PoolStatistics* response) override;
 
  private:
   Broker& broker_;

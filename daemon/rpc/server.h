@@ -25,6 +25,8 @@ class Service;
 
 namespace mapbroker::rpc {
 
+class Calls;
+
 // Connections at a time; every one costs two descriptors. When there are as many, those go first that have said
 // nothing.
 inline constexpr std::size_t kMaxGrpcConnections = 8192;
@@ -35,7 +37,7 @@ class Server {
   // Serves `services`, gRPC's health service and reflection to whoever connects to `listener`. All arguments outlive
   // the server.
   Server(sd_event* loop, session::UnixListener& listener, const session::Access& access, Accounts& accounts,
-         const std::vector<grpc::Service*>& services);
+         const std::vector<grpc::Service*>& services, Calls& calls);
   // Refuses new calls, lets running ones finish for a moment and cancels the rest.
   ~Server();
   Server(const Server&) = delete;

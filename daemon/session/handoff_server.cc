@@ -20,7 +20,6 @@
 #include "daemon/session/wire_error.h"
 #include "proto/handoff_packet.h"
 #include "shm_backend/failure_point.h"
-#include "spdlog/spdlog.h"
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77  // Linux 6.5; older headers lack it
@@ -61,6 +60,15 @@ absl::StatusOr<std::uint32_t> ChooseVersion(const v1::Hello& hello) {
   return version;
 }
 
+// What was asked for, in the protocol's words.
+std::string CallOf(const v1::HandoffRequest& request) {
+  if (request.has_hello()) return "Hello";
+  if (request.has_pass_file()) return "PassFile";
+  if (request.has_close_file()) return "CloseFile";
+  if (request.has_goodbye()) return "Goodbye";
+  return "a packet";
+}
+
 void CloseUnwanted(int socket, shm::UniqueFd fd) {
   const absl::StatusOr<Credentials> peer = PeerOf(socket);
   backing::CloseElsewhere(std::move(fd), peer.ok() ? peer->uid : kNobody);
@@ -76,12 +84,13 @@ absl::Status BrokenPacket(int error) {
 }  // namespace
 
 HandoffServer::HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, const Access& access,
-                             Accounts& accounts, HandoffHooks hooks)
+                             Accounts& accounts, Events& events, HandoffHooks hooks)
     : loop_(loop),
       listener_(listener),
       sessions_(sessions),
       access_(access),
       accounts_(accounts),
+      events_(events),
       hooks_(std::move(hooks)) {
   sd_event_source* source = nullptr;
   const auto on_connection = [](sd_event_source*, int, std::uint32_t, void* self) {
@@ -93,6 +102,33 @@ HandoffServer::HandoffServer(sd_event* loop, UnixListener& listener, SessionTabl
 }
 
 HandoffServer::~HandoffServer() = default;
+
+void HandoffServer::Tell(EventKind kind, const Session& session, const std::string& sentence) {
+  events_.Tell(kind, [&] {
+    return Event{.kind = kind,
+                 .session = session.id(),
+                 .pid = session.peer().pid,
+                 .uid = session.peer().uid,
+                 .sentence = sentence};
+  });
+}
+
+void HandoffServer::TellRefusal(const Connection& connection, const v1::HandoffRequest& request,
+                                const absl::Status& refusal) {
+  events_.Tell(EventKind::kRefused, [&] {
+    Event event{.kind = EventKind::kRefused,
+                .call = CallOf(request),
+                .error = nommu::ErrnoOf(refusal),
+                .rule = nommu::RuleOf(refusal),
+                .sentence = std::string(refusal.message())};
+    if (connection.session != nullptr) event.session = connection.session->id();
+    if (const auto peer = PeerOf(connection.socket.get()); peer.ok()) {
+      event.pid = peer->pid;
+      event.uid = peer->uid;
+    }
+    return event;
+  });
+}
 
 void HandoffServer::Accept() {
   shm::UniqueFd socket = listener_.Accept();
@@ -141,6 +177,7 @@ void HandoffServer::Receive(Connection& connection) {
   if (!broken) reply = Answer(connection, request, packet.fd, descriptor);
   if (packet.fd) CloseUnwanted(connection.socket.get(), std::move(packet.fd));
   if (!reply.ok()) {
+    TellRefusal(connection, request, reply.status());
     v1::HandoffReply refusal;
     *refusal.mutable_error() = ToWireError(reply.status());
     reply = std::move(refusal);
@@ -159,6 +196,9 @@ absl::StatusOr<v1::HandoffReply> HandoffServer::Answer(Connection& connection, c
   if (fd && !request.has_pass_file()) return Refuse(EBADMSG, "", "only PassFile carries a descriptor");
   if (request.has_hello()) return Welcome(connection, request.hello(), descriptor);
   if (connection.session == nullptr) return Refuse(EPROTO, "", "the first message must be Hello");
+  if (connection.session->revoked() && !request.has_goodbye()) {
+    return Refuse(ESRCH, "", "the session was ended by an administrator: connect anew");
+  }
   if (request.has_pass_file()) {
     if (!fd) return Refuse(EBADF, "", "PassFile carries no descriptor");
     if (absl::Status status = accounts_.Of(connection.session->peer().uid).TakeRequest(); !status.ok()) return status;
@@ -244,12 +284,16 @@ absl::StatusOr<SessionTable::Opened> HandoffServer::SessionFor(const v1::Hello& 
     return opened;
   }
   if (same_process) {
-    spdlog::info("session {} of process {} connected again", named->id(), peer.pid);
+    Tell(EventKind::kSessionResumed, *named);
     return SessionTable::Opened{named, hello.token()};
   }
-  spdlog::info("process {} joins session {} of process {}", peer.pid, named->id(), named->peer().pid);
   hooks_.join_space(named->space(), peer);
-  return OpenSession(hello, peer, std::move(pidfd), named->space());
+  absl::StatusOr<SessionTable::Opened> opened = OpenSession(hello, peer, std::move(pidfd), named->space());
+  if (opened.ok()) {
+    Tell(EventKind::kSessionJoined, *opened->session,
+         absl::StrCat("the address space of session ", named->id(), " of process ", named->peer().pid));
+  }
+  return opened;
 }
 
 absl::StatusOr<SessionTable::Opened> HandoffServer::OpenSession(const v1::Hello& hello, const Credentials& peer,
@@ -265,8 +309,7 @@ absl::StatusOr<SessionTable::Opened> HandoffServer::OpenSession(const v1::Hello&
     EndSession(opened->session->id());
     return status;
   }
-  spdlog::info("session {} opened by process {} (uid {}{})", opened->session->id(), peer.pid, peer.uid,
-               hello.read_only() ? ", read-only" : "");
+  Tell(EventKind::kSessionOpened, *opened->session, hello.read_only() ? "read-only" : "");
   return opened;
 }
 
@@ -327,7 +370,7 @@ void HandoffServer::EndSession(std::uint64_t session) {
   sessions_.Close(session);
   shm::FailAt(shm::Point::kEndSession);
   process.ended.reset();
-  spdlog::info("session {} of process {} ended", session, process.session->peer().pid);
+  Tell(EventKind::kSessionEnded, *process.session);
   // By portions between other events, so that the end of a large session holds nobody up.
   sd_event_source* source = nullptr;
   const auto on_portion = [](sd_event_source*, void* at) {

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "daemon/account.h"
+#include "daemon/events.h"
 #include "daemon/nommu/memory_map.h"
 #include "daemon/session/access.h"
 #include "daemon/session/session_table.h"
@@ -44,7 +45,7 @@ class HandoffServer {
  public:
   // All arguments outlive the server.
   HandoffServer(sd_event* loop, UnixListener& listener, SessionTable& sessions, const Access& access,
-                Accounts& accounts, HandoffHooks hooks);
+                Accounts& accounts, Events& events, HandoffHooks hooks);
   ~HandoffServer();
   HandoffServer(const HandoffServer&) = delete;
   HandoffServer& operator=(const HandoffServer&) = delete;
@@ -81,6 +82,8 @@ class HandoffServer {
     Source closing;
   };
 
+  void Tell(EventKind kind, const Session& session, const std::string& sentence = "");
+  void TellRefusal(const Connection& connection, const v1::HandoffRequest& request, const absl::Status& refusal);
   void Accept();
   void Receive(Connection& connection);
   absl::StatusOr<v1::HandoffReply> Answer(Connection& connection, const v1::HandoffRequest& request, shm::UniqueFd& fd,
@@ -100,6 +103,7 @@ class HandoffServer {
   SessionTable& sessions_;
   const Access& access_;
   Accounts& accounts_;
+  Events& events_;
   const HandoffHooks hooks_;
   Source accepting_;
   std::uint64_t next_connection_ = 1;

@@ -93,6 +93,11 @@ void Session::TakeFiles(Session& from) {
   next_number_ = next_number;
 }
 
+std::size_t Session::CountFiles() {
+  shm::MutexLock lock(mutex_);
+  return files_.size();
+}
+
 std::vector<std::pair<int, std::shared_ptr<backing::Backing>>> Session::OpenedFiles() {
   std::vector<std::pair<int, std::shared_ptr<backing::Backing>>> files;
   shm::MutexLock lock(mutex_);

@@ -61,6 +61,14 @@ class Session {
   bool marked_traced() const { return traced_; }
   void set_traced(bool traced) { traced_ = traced; }
 
+  // Ended by an administrator: nothing it asks is done any more, and what it has mapped is held until its process ends.
+  bool revoked() const { return revoked_; }
+  void set_revoked() { revoked_ = true; }
+
+  // Calls that named it.
+  void CountCall() { calls_.fetch_add(1, std::memory_order_relaxed); }
+  std::uint64_t calls() const { return calls_.load(std::memory_order_relaxed); }
+
   // Calls that are being carried out. False: this one is already.
   bool BeginRequest(std::uint64_t id);
   void EndRequest(std::uint64_t id);
@@ -76,6 +84,9 @@ class Session {
 
   // Takes over all files of another session, which has none then (X4). REQUIRES: this one has none.
   void TakeFiles(Session& from);
+
+  // How many files it has open.
+  std::size_t CountFiles();
 
   // The files of the daemon's own, and those that were looked at, by number.
   std::vector<std::pair<int, std::shared_ptr<backing::Backing>>> OpenedFiles();
@@ -109,6 +120,8 @@ class Session {
   const Charge charge_;
   std::atomic<bool> traced_ = false;
   std::atomic<bool> seen_traced_ = false;
+  std::atomic<bool> revoked_ = false;
+  std::atomic<std::uint64_t> calls_ = 0;
   std::atomic<std::chrono::steady_clock::time_point> look_again_{};
   shm::Mutex mutex_;
   std::uint32_t next_number_ ABSL_GUARDED_BY(mutex_);

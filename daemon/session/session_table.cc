@@ -1,19 +1,26 @@
 #include "daemon/session/session_table.h"
 
+#include <signal.h>
 #include <sys/random.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "daemon/nommu/refusal.h"
 #include "daemon/process.h"
 #include "daemon/record.pb.h"
 #include "daemon/records.h"
 #include "shm_backend/failure_point.h"
+#include "shm_backend/unique_fd.h"
 
 namespace mapbroker::session {
 namespace {
@@ -89,11 +96,12 @@ absl::Status SessionTable::Restore(
                                   AccountOf(peer.uid), Charge::Add(AccountOf(peer.uid), Resource::kSessions, 1)),
         recorded->token(), recorded->ended() ? 0 : recorded->start_time(), recorded->nonce(), recorded->ended()};
     entry.session->set_traced(recorded->traced());
+    if (entry.token.empty()) entry.session->set_revoked();
     {
       shm::MutexLock lock(mutex_);
       next_id_ = std::max(next_id_, numbers[0] + 1);
       sessions_[numbers[0]] = entry;
-      if (!entry.nonce.empty() && !entry.ended) restored_[entry.nonce] = numbers[0];
+      if (!entry.nonce.empty() && !entry.ended && !entry.token.empty()) restored_[entry.nonce] = numbers[0];
     }
     return session(entry.session, entry.start_time);
   });
@@ -113,6 +121,10 @@ void SessionTable::Forget(std::uint64_t id) {
   const auto all_of = [&](Table table) {
     return shm::Ledger::Change{table, shm::LedgerKey({id, 0}), std::nullopt, shm::LedgerKey({id, UINT64_MAX})};
   };
+  {
+    shm::MutexLock lock(mutex_);
+    --closed_;
+  }
   ledger_.ApplyOrDefer({{kSessions, shm::LedgerKey({id})}, all_of(kSessionFiles), all_of(kResults)}).IgnoreError();
 }
 
@@ -147,6 +159,42 @@ std::optional<SessionTable::Opened> SessionTable::FindByNonce(const Credentials&
   return Opened{found->second.session, found->second.token};
 }
 
+std::vector<std::shared_ptr<Session>> SessionTable::List(std::uint64_t after, std::size_t most) const {
+  std::vector<std::shared_ptr<Session>> listed;
+  shm::MutexLock lock(mutex_);
+  for (auto at = sessions_.upper_bound(after); at != sessions_.end() && listed.size() < most; ++at) {
+    listed.push_back(at->second.session);
+  }
+  return listed;
+}
+
+absl::Status SessionTable::Revoke(std::uint64_t id, bool kill) {
+  shm::MutexLock lock(mutex_);
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end()) {
+    return nommu::Refuse(ESRCH, "", absl::StrCat("there is no session ", id, ": `mapctl session ls` lists them"));
+  }
+  Entry revoked = found->second;
+  revoked.token.clear();
+  revoked.nonce.clear();
+  const shm::Ledger::Change record = RecordOf(revoked);
+  if (!ledger_.Apply({&record, 1}).ok()) return CannotRecord("the session's end");
+  restored_.erase(found->second.nonce);
+  found->second = revoked;
+  revoked.session->set_revoked();
+  if (!kill) return absl::OkStatus();
+  const pid_t pid = revoked.session->peer().pid;
+  const shm::UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  // Gone, or its number is another's by now.
+  if (!process || StartTimeOf(pid) != revoked.start_time) return absl::OkStatus();
+  if (syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0) != 0 && errno != ESRCH) {
+    return nommu::Refuse(
+        errno, "",
+        absl::StrCat("the session has ended, but process ", pid, " cannot be killed: ", std::strerror(errno)));
+  }
+  return absl::OkStatus();
+}
+
 void SessionTable::Close(std::uint64_t id) {
   shm::MutexLock lock(mutex_);
   const auto found = sessions_.find(id);
@@ -156,11 +204,12 @@ void SessionTable::Close(std::uint64_t id) {
   ledger_.ApplyOrDefer({RecordOf(found->second)}).IgnoreError();
   restored_.erase(found->second.nonce);
   sessions_.erase(found);
+  ++closed_;
 }
 
 std::size_t SessionTable::size() const {
   shm::MutexLock lock(mutex_);
-  return sessions_.size();
+  return sessions_.size() + closed_;
 }
 
 }  // namespace mapbroker::session

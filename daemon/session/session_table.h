@@ -6,7 +6,9 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "daemon/account.h"
@@ -56,11 +58,19 @@ class SessionTable {
 
   bool HasProcess(pid_t pid) const;
 
+  // At most `most` sessions with numbers above `after`, by number.
+  std::vector<std::shared_ptr<Session>> List(std::uint64_t after, std::size_t most) const;
+
+  // From now on the token is worth nothing, also to a later daemon; the session stays until its process ends, which
+  // with `kill` is now. ESRCH: there is no such session; ENOSPC; EPERM: the process may not be killed.
+  absl::Status Revoke(std::uint64_t id, bool kill);
+
   // From now on, also for the daemons to come, the token is worth nothing.
   void Close(std::uint64_t id);
-  // It was closed, and all it had is gone: so are its records.
+  // All it had is gone: so are its records. REQUIRES: it was closed.
   void Forget(std::uint64_t id);
 
+  // Those that were closed and not forgotten yet too.
   std::size_t size() const;
 
  private:
@@ -81,7 +91,8 @@ class SessionTable {
   Account* const nobody_;
   mutable shm::Mutex mutex_;
   std::uint64_t next_id_ ABSL_GUARDED_BY(mutex_) = 1;
-  absl::flat_hash_map<std::uint64_t, Entry> sessions_ ABSL_GUARDED_BY(mutex_);
+  std::size_t closed_ ABSL_GUARDED_BY(mutex_) = 0;  // and not forgotten yet
+  absl::btree_map<std::uint64_t, Entry> sessions_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<std::string, std::uint64_t> restored_ ABSL_GUARDED_BY(mutex_);  // by nonce
 };
 

@@ -140,17 +140,17 @@ TEST_F(MapctlTool, WhoNamesTheHolders) {
   EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 2) << lines;
 }
 
-TEST_F(MapctlTool, StatTellsTheCounts) {
+TEST_F(MapctlTool, StatusTellsTheCounts) {
   Peer first(daemon_.runtime_dir()), second(daemon_.runtime_dir());
   ASSERT_EQ(first.Map(file_, {.length = kSize}).error, 0);
   ASSERT_EQ(second.Map(file_, {.length = kSize}).error, 0);
-  const nlohmann::json statistics = RunForJson({"stat"});
+  const nlohmann::json statistics = RunForJson({"status"});
   EXPECT_EQ(statistics.at("pool_size"), 64 << 20);
   EXPECT_EQ(statistics.at("regions"), 1);
   EXPECT_EQ(statistics.at("mappings"), 2);
   EXPECT_EQ(statistics.at("saved_by_sharing"), 20480);
   for (const char* key : {"used", "free", "largest_free_run", "sessions"}) EXPECT_TRUE(statistics.contains(key)) << key;
-  EXPECT_EQ(Run({"stat"}).status, 0);
+  EXPECT_EQ(Run({"status"}).status, 0);
 }
 
 TEST_F(MapctlTool, ARefusalIsStatusOneAndNamesTheErrno) {
@@ -188,14 +188,14 @@ TEST_F(MapctlTool, AWrongCommandLineIsStatusTwo) {
                                                                      {"map", file_, "--length", "lots"},
                                                                      {"map", file_, "--private", "--shared"},
                                                                      {"maps", "--pid", "self"},
-                                                                     {"stat", "--frobnicate"}}) {
+                                                                     {"status", "--frobnicate"}}) {
     EXPECT_EQ(Run(arguments).status, 2) << (arguments.empty() ? "nothing" : arguments.back());
   }
 }
 
 TEST_F(MapctlTool, NoDaemonIsStatusThree) {
   for (const auto& arguments :
-       std::vector<std::vector<std::string>>{{"stat"}, {"maps"}, {"map", file_}, {"read", file_}}) {
+       std::vector<std::vector<std::string>>{{"status"}, {"maps"}, {"map", file_}, {"read", file_}}) {
     const Finished finished = Mapctl(daemon_.files().Path("nowhere"), arguments);
     EXPECT_EQ(finished.status, 3) << arguments.front();
     EXPECT_EQ(std::count(finished.errors.begin(), finished.errors.end(), '\n'), 1) << finished.errors;
@@ -204,13 +204,13 @@ TEST_F(MapctlTool, NoDaemonIsStatusThree) {
 
 TEST_F(MapctlTool, TheOptionForTheDirectoryComesBeforeTheEnvironment) {
   const Finished stat =
-      Mapctl(daemon_.files().Path("nowhere"), {"--runtime-dir", daemon_.runtime_dir(), "stat", "--json"});
+      Mapctl(daemon_.files().Path("nowhere"), {"--runtime-dir", daemon_.runtime_dir(), "status", "--json"});
   EXPECT_EQ(stat.status, 0) << stat.errors;
 }
 
 TEST_F(MapctlTool, HelpIsStatusZero) {
   EXPECT_EQ(Run({"--help"}).status, 0);
-  for (const char* verb : {"map", "read", "maps", "stat"}) EXPECT_EQ(Run({verb, "--help"}).status, 0) << verb;
+  for (const char* verb : {"map", "read", "maps", "status"}) EXPECT_EQ(Run({verb, "--help"}).status, 0) << verb;
 }
 
 }  // namespace

@@ -14,7 +14,9 @@
 #include <random>
 #include <string>
 
+#include "mapbroker/v1/administration.grpc.pb.h"
 #include "mapbroker/v1/error.pb.h"
+#include "mapbroker/v1/inspection.grpc.pb.h"
 #include "mapbroker/v1/memory.grpc.pb.h"
 #include "proto/handoff_packet.h"
 #include "shm_backend/unique_fd.h"
@@ -76,6 +78,8 @@ class Service : public ::testing::Test {
   Daemon daemon_;
   const std::shared_ptr<grpc::Channel> channel_ =
       grpc::CreateChannel("unix:" + Path(), grpc::InsecureChannelCredentials());
+  const std::unique_ptr<v1::Administration::Stub> administration_ = v1::Administration::NewStub(channel_);
+  const std::unique_ptr<v1::Inspection::Stub> inspection_ = v1::Inspection::NewStub(channel_);
   const std::unique_ptr<v1::Memory::Stub> memory_ = v1::Memory::NewStub(channel_);
 };
 
@@ -92,12 +96,29 @@ TEST_F(Service, TellsItsServicesByReflection) {
   EXPECT_NE(services.find("grpc.health.v1.Health"), std::string::npos);
 }
 
-TEST_F(Service, AnswersStatisticsToAnyone) {
-  v1::PoolStatistics statistics;
-  ASSERT_TRUE(memory_->GetPoolStatistics(Context().get(), {}, &statistics).ok());
-  EXPECT_EQ(statistics.pool_size(), std::uint64_t{64} << 20);
-  EXPECT_EQ(statistics.profile(), "classic");
-  EXPECT_EQ(statistics.used() + statistics.free() + statistics.scrubbing(), statistics.pool_size());
+TEST_F(Service, TellsItsStatusToAnyone) {
+  v1::DaemonStatus status;
+  ASSERT_TRUE(inspection_->GetStatus(Context().get(), {}, &status).ok());
+  EXPECT_EQ(status.pool().size(), std::uint64_t{64} << 20);
+  EXPECT_EQ(status.profile(), "classic");
+  EXPECT_EQ(status.pool().used() + status.pool().free() + status.pool().scrubbing(), status.pool().size());
+  EXPECT_EQ(status.limits().at("max_map_count"), 65530u);
+}
+
+TEST_F(Service, TellsEventsToSessionsAlone) {
+  const auto context = Context();
+  const auto reader = inspection_->Watch(context.get(), {});
+  v1::WatchResponse response;
+  EXPECT_FALSE(reader->Read(&response));
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::PERMISSION_DENIED);
+}
+
+TEST_F(Service, RefusesAdministrationWithoutASession) {
+  v1::SetLogLevelRequest request;
+  request.set_level("off");
+  v1::SetLogLevelResponse response;
+  EXPECT_EQ(administration_->SetLogLevel(Context().get(), request, &response).error_code(),
+            grpc::StatusCode::PERMISSION_DENIED);
 }
 
 TEST_F(Service, RefusesMappingCallsWithoutASession) {
@@ -179,7 +200,7 @@ TEST_F(Service, AListingThatNobodyReadsDelaysNobody) {
     ASSERT_EQ(peer.Map("", {.length = 4096, .flags = MAP_PRIVATE | MAP_ANONYMOUS}).error, 0);
   }
   const auto context = Context();
-  const auto reader = memory_->ListMappings(context.get(), {});
+  const auto reader = inspection_->ListMappings(context.get(), {});
   daemon_.ExpectServes();
 
   v1::ListMappingsResponse response;

@@ -16,6 +16,7 @@
 #include "mapbroker/device.h"
 #include "mapbroker/export.h"
 #include "mapbroker/file.h"
+#include "mapbroker/inspector.h"
 #include "mapbroker/mapping.h"
 
 namespace mapbroker {
@@ -71,35 +72,6 @@ struct MapOptions {
   std::uint64_t address = 0;
 };
 
-// One line of the daemon's list, as in /proc/maps.
-struct MappingRow {
-  std::uint64_t start = 0;   // pool address, bytes
-  std::uint64_t end = 0;     // pool address, bytes, exclusive
-  std::string perms;         // "r-xp": r, w, x or -, then p, s or S
-  std::uint64_t offset = 0;  // bytes from the start of the file
-  std::uint32_t dev_major = 0;
-  std::uint32_t dev_minor = 0;
-  std::uint64_t inode = 0;
-  std::string path;         // empty for anonymous memory
-  std::vector<pid_t> pids;  // who has it mapped, ascending, one entry a mapping
-};
-
-struct PoolStatistics {
-  std::uint64_t pool_size = 0;         // bytes; used + free + scrubbing
-  std::uint64_t used = 0;              // bytes of regions
-  std::uint64_t free = 0;              // bytes that can be given out at once
-  std::uint64_t scrubbing = 0;         // bytes that were unmapped and wait to be zeroed
-  std::uint64_t largest_free_run = 0;  // bytes
-  std::uint64_t regions = 0;
-  std::uint64_t mappings = 0;
-  std::uint64_t sessions = 0;
-  std::uint64_t saved_by_sharing = 0;  // bytes that would be needed in addition if nothing were shared
-  std::uint64_t filling = 0;           // regions being read now
-  std::uint64_t fills_total = 0;       // reads of a file range since the daemon started
-  std::uint64_t prefaulted = 0;        // bytes of the pool known to be resident
-  std::string profile;                 // "classic" or "modern"
-};
-
 // A System V segment, as shmctl(IPC_STAT) has it. Times are in seconds since the epoch, 0 for never.
 struct ShmSegment {
   int id = 0;
@@ -151,6 +123,7 @@ class MAPBROKER_EXPORT Client {
   // it returns false. ESRCH if the process has no session.
   absl::Status ListMappings(pid_t pid, const std::function<bool(const MappingRow&)>& row);
 
+  // The pool in numbers. Inspector has more.
   absl::StatusOr<PoolStatistics> Statistics();
 
   // The daemon's own files: ram files "ram:/NAME" (F), devices "dev:/NAME" and files of images "mnt:/MOUNT/PATH" (D),
@@ -223,6 +196,7 @@ class MAPBROKER_EXPORT Client {
   std::shared_ptr<Impl> impl_;
   friend struct Mapping::Impl;
   friend class Driver;
+  friend class Inspector;
 };
 
 }  // namespace mapbroker

@@ -142,6 +142,37 @@ TEST_F(ConfigFileTest, MistakesInLimitsAndAccessAreNamedWithFileAndLine) {
   EXPECT_EQ(Complaint("[access]\nallow = []\n"), path_ + ":2: unknown key access.allow");
 }
 
+TEST_F(ConfigFileTest, ListenersAreOffUnlessTheyAreGivenAndThenWhole) {
+  ASSERT_TRUE(Read("[tcp]\ncertificate = \"/c\"\n[metrics]\nanybody = true\n").ok());
+  EXPECT_FALSE(config_.tcp.listen.has_value());
+  EXPECT_FALSE(config_.metrics.listen.has_value());
+  ASSERT_TRUE(Read(R"(
+    [metrics]
+    listen = "[::1]:9464"
+    [tcp]
+    listen = "192.0.2.1:1"
+    certificate = "/c"
+    key = "/k"
+    client_ca = "/a"
+    administrators = ["alice", "DNS name"]
+  )")
+                  .ok());
+  EXPECT_EQ(config_.metrics.listen->ToString(), "[::1]:9464");
+  EXPECT_TRUE(config_.metrics.listen->loopback);
+  EXPECT_EQ(config_.tcp.listen->ToString(), "192.0.2.1:1");
+  EXPECT_FALSE(config_.tcp.listen->loopback);
+  EXPECT_EQ(config_.tcp.key, "/k");
+  EXPECT_EQ(config_.tcp.roles.administrators, (std::vector<std::string>{"alice", "DNS name"}));
+  EXPECT_EQ(Complaint("[tcp]\nlisten = \"127.0.0.1:1\"\ncertificate = \"/c\"\n"),
+            path_ + ": tcp.listen needs tcp.key: name a file in PEM, or leave tcp.listen out");
+  for (const char* address : {"", ":1", "localhost:1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1",
+                              "::1:1", "[::1]", "[127.0.0.1]:1", "127.0.0.1:1x"}) {
+    EXPECT_NE(Complaint("[metrics]\nlisten = \"" + std::string(address) + "\"\n").find("is no address and port"),
+              std::string::npos)
+        << address;
+  }
+}
+
 TEST_F(ConfigFileTest, AMistakeChangesNothing) {
   EXPECT_FALSE(Read("runtime_dir = \"/elsewhere\"\n[pool]\nsize = \"zero\"\n").ok());
   EXPECT_EQ(config_.runtime_dir, Config().runtime_dir);

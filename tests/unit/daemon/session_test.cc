@@ -68,6 +68,32 @@ TEST_F(SessionTableTest, ATokenIsWorthNothingAfterTheEnd) {
   EXPECT_NE(Open(2).session->id(), opened.session->id());
 }
 
+TEST_F(SessionTableTest, ARevokedSessionStaysButItsTokenIsWorthNothingToLaterDaemonsEither) {
+  const auto opened = Open(1), other = Open(2);
+  ASSERT_TRUE(sessions_->Revoke(opened.session->id(), /*kill=*/false).ok());
+  EXPECT_TRUE(opened.session->revoked());
+  EXPECT_EQ(sessions_->Find(absl::BytesToHexString(opened.token)), nullptr);
+  EXPECT_EQ(sessions_->Find(absl::BytesToHexString(other.token)), other.session);
+  EXPECT_EQ(sessions_->FindById(opened.session->id()), opened.session);
+  EXPECT_EQ(ErrnoOf(sessions_->Revoke(99, false)), ESRCH);
+
+  SessionTable restored(*ledger_);
+  ASSERT_TRUE(restored.Restore([](const auto&, std::uint64_t) { return absl::OkStatus(); }).ok());
+  EXPECT_TRUE(restored.FindById(opened.session->id())->revoked());
+  EXPECT_EQ(restored.Find(absl::BytesToHexString(opened.token)), nullptr);
+  EXPECT_FALSE(restored.FindById(other.session->id())->revoked());
+}
+
+TEST_F(SessionTableTest, ListsByNumberAndCountsThoseThatAreStillGivenBack) {
+  const auto one = Open(1), two = Open(2), three = Open(3);
+  EXPECT_EQ(sessions_->List(0, 2), (std::vector{one.session, two.session}));
+  EXPECT_EQ(sessions_->List(two.session->id(), 2), std::vector{three.session});
+  sessions_->Close(two.session->id());
+  EXPECT_EQ(sessions_->size(), 3u);
+  sessions_->Forget(two.session->id());
+  EXPECT_EQ(sessions_->size(), 2u);
+}
+
 TEST_F(SessionTableTest, RestoresWhatItRecordedButNotWhatWasForgotten) {
   const auto kept = Open(1), ended = Open(2);
   sessions_->SetTraced(getpid(), true);

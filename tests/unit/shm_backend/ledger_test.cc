@@ -109,6 +109,19 @@ TEST_F(LedgerTest, RefusesALedgerThatWasCutShort) {
   EXPECT_EQ(Ledger::Open(path_, 2).status().code(), absl::StatusCode::kDataLoss);
 }
 
+TEST_F(LedgerTest, CountsWhatItHas) {
+  const auto ledger = Open();
+  const Ledger::Change changes[] = {{0, "a", "1"}, {1, "b", "2"}, {1, "c", "3"}};
+  ASSERT_TRUE(ledger->Apply(changes).ok());
+  ASSERT_EQ(*ledger->Count(0), 1u);  // the log is in LMDB by now
+  const Ledger::Statistics statistics = *ledger->GetStatistics();
+  EXPECT_EQ(statistics.records, 3u);
+  EXPECT_GT(statistics.bytes, 0u);
+  EXPECT_EQ(statistics.waiting, 0u);
+  EXPECT_EQ(statistics.deferred, 0u);
+  EXPECT_FALSE(statistics.failing);
+}
+
 // In a file system of its own that has little room.
 TEST_F(LedgerTest, AFullDiskRefusesAChangeAndLosesNone) {
   if (mount("tmpfs", directory_.c_str(), "tmpfs", 0, "size=16m") != 0) GTEST_SKIP() << "only root can mount";
@@ -122,6 +135,8 @@ TEST_F(LedgerTest, AFullDiskRefusesAChangeAndLosesNone) {
       if (status.ok()) applied[change.key] = *change.value;
     }
     EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+    EXPECT_GT(ledger->GetStatistics()->waiting, 0u);
+    EXPECT_TRUE(ledger->GetStatistics()->failing);
     // Not "there is none": what is not in LMDB cannot be told.
     EXPECT_EQ(ledger->Get(0, "0").status().code(), absl::StatusCode::kResourceExhausted);
   }
