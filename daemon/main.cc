@@ -4,11 +4,14 @@
 #include <systemd/sd-daemon.h>
 #include <systemd/sd-event.h>
 
+#include <cstdint>
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "daemon/activation.h"
 #include "daemon/broker.h"
 #include "daemon/config.h"
 #include "daemon/declared.h"
@@ -72,9 +75,11 @@ std::unique_ptr<sd_event, LoopCloser> NewLoop() {
   sigaddset(&stop, SIGTERM);
   sigaddset(&stop, SIGINT);
   pthread_sigmask(SIG_BLOCK, &stop, nullptr);
-  // Without a handler the default is to leave the loop with status 0.
-  for (const int signal : {SIGTERM, SIGINT}) {
-    if (sd_event_add_signal(loop, nullptr, signal, nullptr, nullptr) < 0) std::abort();
+  // Without a handler the default is to leave the loop with a status, here the signal.
+  for (const std::intptr_t signal : {SIGTERM, SIGINT}) {
+    if (sd_event_add_signal(loop, nullptr, static_cast<int>(signal), nullptr, reinterpret_cast<void*>(signal)) < 0) {
+      std::abort();
+    }
   }
   sd_event_set_watchdog(loop, 1);
   return std::unique_ptr<sd_event, LoopCloser>(loop);
@@ -113,20 +118,29 @@ absl::Status Restore(const shm::Ledger& ledger, Broker& broker, session::Session
   });
 }
 
+// The service manager's socket, else one of our own in the runtime directory.
+absl::StatusOr<session::UnixListener> ListenerOf(shm::UniqueFd passed, const std::string& path, int type,
+                                                 const Config& config) {
+  if (passed) return session::UnixListener::Adopt(std::move(passed));
+  return session::UnixListener::Listen(path, type, config.socket_mode, config.socket_group);
+}
+
 int Serve(const Config& config) {
   const auto loop = NewLoop();
   RaiseDescriptorLimit();
   signal(SIGPIPE, SIG_IGN);
 
-  const absl::StatusOr<RuntimeDir> dir = RuntimeDir::Hold(config.runtime_dir);
+  Activation activation = Activation::Take();
+  const absl::StatusOr<RuntimeDir> dir =
+      RuntimeDir::Hold(config.runtime_dir, config.directory_mode, config.socket_group);
   if (!dir.ok()) return Refused(dir.status());
-  absl::StatusOr<State> state = State::Open(dir->path(), config);
+  absl::StatusOr<State> state = State::Open(dir->path(), config, std::move(activation.pool));
   if (!state.ok()) return Refused(state.status());
   shm::Segment& segment = state->segment();
   const std::string prefix = absl::StrCat(dir->path(), "/");
-  auto handoff = session::UnixListener::Listen(prefix + kHandoffSocketName, SOCK_SEQPACKET, config.socket_mode);
+  auto handoff = ListenerOf(std::move(activation.handoff), prefix + kHandoffSocketName, SOCK_SEQPACKET, config);
   if (!handoff.ok()) return Refused(handoff.status());
-  auto grpc = session::UnixListener::Listen(prefix + kGrpcSocketName, SOCK_STREAM, config.socket_mode);
+  auto grpc = ListenerOf(std::move(activation.grpc), prefix + kGrpcSocketName, SOCK_STREAM, config);
   if (!grpc.ok()) return Refused(grpc.status());
 
   shm::PagePool pages(segment.bytes(), /*prefault=*/true, /*in_use=*/state->restored());
@@ -160,11 +174,15 @@ int Serve(const Config& config) {
   rpc::SysvShmService sysv_shm(broker, sessions);
   rpc::Server server(loop.get(), *grpc, {&devices, &drivers, &files, &memory, &ptrace, &sysv_shm});
 
-  spdlog::info("mapbrokerd {} serves {}: pool of {} bytes, profile {}", kVersion, dir->path(), segment.bytes().size(),
-               config.profile->name);
-  sd_notify(0, "READY=1");
+  // Where clients find it, which under a service manager is not where the ledger is.
+  const std::string served = std::filesystem::path(handoff->path()).parent_path();
+  const std::string what =
+      absl::StrCat(served, ": pool of ", segment.bytes().size(), " bytes, profile ", config.profile->name);
+  spdlog::info("mapbrokerd {} serves {}", kVersion, what);
+  sd_notify(0, absl::StrCat("READY=1\nSTATUS=serves ", what).c_str());
   const int status = sd_event_loop(loop.get());
-  if (config.keep_state) {
+  // Who keeps state for a restart says by SIGINT that there will be none.
+  if (config.keep_state && status != SIGINT) {
     state->Leave();
   } else {
     handoff_server.SayFarewell();

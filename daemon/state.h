@@ -8,6 +8,7 @@
 #include "daemon/config.h"
 #include "shm_backend/ledger.h"
 #include "shm_backend/segment.h"
+#include "shm_backend/unique_fd.h"
 
 namespace mapbroker {
 
@@ -16,10 +17,10 @@ absl::Status DoesNotFit(const std::string& why);
 
 class State {
  public:
-  // In a runtime directory that this process holds. A pool is found by its name, in systemd's file-descriptor store, or
-  // with a client that still has it. FailedPrecondition: the ledger's pool is gone or the ledger does not fit, and with
-  // what is to be done; else what Segment and Ledger say.
-  static absl::StatusOr<State> Open(const std::string& runtime_dir, const Config& config);
+  // In a runtime directory that this process holds. A pool is found by its name, in `stored` (what the service manager
+  // kept; empty: nothing), or with a client that still has it. FailedPrecondition: the ledger's pool is gone or the
+  // ledger does not fit, and with what is to be done; else what Segment and Ledger say.
+  static absl::StatusOr<State> Open(const std::string& runtime_dir, const Config& config, shm::UniqueFd stored);
 
   State(State&&) noexcept = default;
   State& operator=(State&&) = delete;
@@ -36,13 +37,14 @@ class State {
 
  private:
   State() = default;
-  absl::Status TakeOver(const Config& config);
+  absl::Status TakeOver(const Config& config, shm::UniqueFd stored);
   absl::Status MakeNew(const Config& config);
 
   std::string path_;
   std::unique_ptr<shm::Ledger> ledger_;
   std::unique_ptr<shm::Segment> segment_;
   bool restored_ = false;
+  bool stored_ = false;  // the pool was, and still is, with the service manager
   bool left_ = false;
 };
 
