@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -25,6 +26,10 @@ struct Context {
 
   absl::StatusOr<Client> Connect() const { return Client::Connect({.runtime_dir = runtime_dir}); }
 };
+
+// Prints what may stand for the last of `words`, which may be empty or begun: a line "WORD<tab>DESCRIPTION" each,
+// nothing where files are meant. For shells, as `mapctl complete WORDS...`.
+void Complete(CLI::App& program, const std::vector<std::string>& words);
 
 void AddDevice(CLI::App& program, Context& context);
 void AddExec(CLI::App& program, Context& context);
