@@ -58,16 +58,32 @@ absl::Status SetLogLevel(const std::string& name, Config& config) {
   return absl::OkStatus();
 }
 
-absl::Status SetSocketMode(const std::string& octal, Config& config) {
+absl::Status SetMode(const std::string& what, const std::string& octal, mode_t& to) {
   unsigned mode = 0;
   for (const char digit : octal) {
     if (digit < '0' || digit > '7' || octal.size() > 4)
-      return Invalid(absl::StrCat("socket mode \"", octal, "\" is not octal, like \"0660\""));
+      return Invalid(absl::StrCat(what, " \"", octal, "\" is not octal, like \"0660\""));
     mode = mode * 8 + static_cast<unsigned>(digit - '0');
   }
-  if (octal.empty() || mode > 0777)
-    return Invalid(absl::StrCat("socket mode \"", octal, "\" is not from 0000 to 0777"));
-  config.socket_mode = mode;
+  if (octal.empty() || mode > 0777) return Invalid(absl::StrCat(what, " \"", octal, "\" is not from 0000 to 0777"));
+  to = mode;
+  return absl::OkStatus();
+}
+
+absl::Status SetSocketMode(const std::string& octal, Config& config) {
+  return SetMode("socket mode", octal, config.socket_mode);
+}
+
+absl::Status SetDirectoryMode(const std::string& octal, Config& config) {
+  if (absl::Status status = SetMode("directory mode", octal, config.directory_mode); !status.ok()) return status;
+  if ((config.directory_mode & 0700) == 0700) return absl::OkStatus();
+  return Invalid(absl::StrCat("directory mode \"", octal, "\" shuts the daemon out: start with 7, like \"0750\""));
+}
+
+absl::Status SetSocketGroup(const std::string& name, Config& config) {
+  const group* const entry = name.empty() ? nullptr : getgrnam(name.c_str());
+  if (entry == nullptr) return Invalid(absl::StrCat("there is no group \"", name, "\": make it or name another"));
+  config.socket_group = entry->gr_gid;
   return absl::OkStatus();
 }
 
@@ -147,6 +163,8 @@ constexpr Key kStringKeys[] = {
      [](const std::string& text, Config& config) {
        return SetEndpoint(text, "metrics.listen", config.metrics.listen);
      }},
+    {"sockets", "directory_mode", SetDirectoryMode},
+    {"sockets", "group", SetSocketGroup},
     {"", "runtime_dir",
      [](const std::string& text, Config& config) {
        config.runtime_dir = text;
@@ -440,7 +458,8 @@ CommandLine ParseCommandLine(int argc, char** argv) {
       ->type_name("NAME");
   app.add_option("--config", options.config_file, "TOML file; options given here come before it, SIGHUP reads it anew")
       ->type_name("FILE");
-  app.add_flag("--keep-state", options.keep_state, "leave pool and ledger to the next daemon when stopped by SIGTERM");
+  app.add_flag("--keep-state", options.keep_state,
+               "leave pool and ledger to the next daemon when stopped by SIGTERM; SIGINT ends them all the same");
   app.add_flag("--reset", options.reset, "give up what a daemon that was killed has left");
   app.add_option("--log-level", options.log_level, "trace, debug, info (default), warning, error, critical, off")
       ->type_name("LEVEL");

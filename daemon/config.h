@@ -34,6 +34,11 @@ struct Config {
   std::uint64_t pool_base = 0x5500'0000'0000;
   const nommu::Profile* profile = &nommu::kClassic;
   mode_t socket_mode = 0660;
+  // Of the runtime directory, if the daemon makes it.
+  mode_t directory_mode = 0750;
+  // Who may use the sockets, beside the daemon's user: the sockets' group and the directory's, if the daemon makes
+  // them. Not given: the daemon's group.
+  std::optional<gid_t> socket_group;
   session::AccessRules access;
   Limits limits;
   struct Tcp {

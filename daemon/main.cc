@@ -4,11 +4,14 @@
 #include <systemd/sd-daemon.h>
 #include <systemd/sd-event.h>
 
+#include <cstdint>
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "daemon/activation.h"
 #include "daemon/broker.h"
 #include "daemon/config.h"
 #include "daemon/declared.h"
@@ -82,9 +85,11 @@ std::unique_ptr<sd_event, LoopCloser> NewLoop() {
   sigaddset(&stop, SIGINT);
   sigaddset(&stop, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &stop, nullptr);
-  // Without a handler the default is to leave the loop with status 0.
-  for (const int signal : {SIGTERM, SIGINT}) {
-    if (sd_event_add_signal(loop, nullptr, signal, nullptr, nullptr) < 0) std::abort();
+  // Without a handler the default is to leave the loop with a status, here the signal.
+  for (const std::intptr_t signal : {SIGTERM, SIGINT}) {
+    if (sd_event_add_signal(loop, nullptr, static_cast<int>(signal), nullptr, reinterpret_cast<void*>(signal)) < 0) {
+      std::abort();
+    }
   }
   sd_event_set_watchdog(loop, 1);
   return std::unique_ptr<sd_event, LoopCloser>(loop);
@@ -140,14 +145,23 @@ absl::Status Restore(shm::Ledger& ledger, Broker& broker, session::SessionTable&
   return ledger.Apply(ownerless);
 }
 
+// The service manager's socket, else one of our own in the runtime directory.
+absl::StatusOr<session::UnixListener> ListenerOf(shm::UniqueFd passed, const std::string& path, int type,
+                                                 const Config& config) {
+  if (passed) return session::UnixListener::Adopt(std::move(passed));
+  return session::UnixListener::Listen(path, type, config.socket_mode, config.socket_group);
+}
+
 int Serve(const Options& options, const Config& config) {
   const auto loop = NewLoop();
   RaiseDescriptorLimit();
   signal(SIGPIPE, SIG_IGN);
 
-  const absl::StatusOr<RuntimeDir> dir = RuntimeDir::Hold(config.runtime_dir);
+  Activation activation = Activation::Take();
+  const absl::StatusOr<RuntimeDir> dir =
+      RuntimeDir::Hold(config.runtime_dir, config.directory_mode, config.socket_group);
   if (!dir.ok()) return Refused(dir.status());
-  absl::StatusOr<State> state = State::Open(dir->path(), config);
+  absl::StatusOr<State> state = State::Open(dir->path(), config, std::move(activation.pool));
   if (!state.ok()) return Refused(state.status());
   shm::Segment& segment = state->segment();
   // A start that fails loses nobody's memory.
@@ -156,9 +170,9 @@ int Serve(const Options& options, const Config& config) {
     return Refused(why);
   };
   const std::string prefix = absl::StrCat(dir->path(), "/");
-  auto handoff = session::UnixListener::Listen(prefix + kHandoffSocketName, SOCK_SEQPACKET, config.socket_mode);
+  auto handoff = ListenerOf(std::move(activation.handoff), prefix + kHandoffSocketName, SOCK_SEQPACKET, config);
   if (!handoff.ok()) return refuse(handoff.status());
-  auto grpc = session::UnixListener::Listen(prefix + kGrpcSocketName, SOCK_STREAM, config.socket_mode);
+  auto grpc = ListenerOf(std::move(activation.grpc), prefix + kGrpcSocketName, SOCK_STREAM, config);
   if (!grpc.ok()) return refuse(grpc.status());
 
   shm::PagePool pages(segment.bytes(), /*prefault=*/true, /*in_use=*/state->restored());
@@ -215,16 +229,19 @@ int Serve(const Options& options, const Config& config) {
   Reloader reloader(options, config, broker, access);
   reloader.OnHangup(loop.get());
 
-  spdlog::info("mapbrokerd {} serves {}: pool of {} bytes, profile {}", kVersion, dir->path(), segment.bytes().size(),
-               config.profile->name);
-  sd_notify(0, "READY=1");
+  // Where clients find it, which under a service manager is not where the ledger is.
+  const std::string served = std::filesystem::path(handoff->path()).parent_path();
+  const std::string what =
+      absl::StrCat(served, ": pool of ", segment.bytes().size(), " bytes, profile ", config.profile->name);
+  spdlog::info("mapbrokerd {} serves {}", kVersion, what);
+  sd_notify(0, absl::StrCat("READY=1\nSTATUS=serves ", what).c_str());
   const int status = sd_event_loop(loop.get());
   events.Close();
   sd_notify(0, "STOPPING=1");
   spdlog::info("mapbrokerd stops");
   // For the next daemon this is as a crash, since a call that is answered while things are taken down could not be
-  // recorded any more; and clients wait no longer than they must.
-  if (config.keep_state) std::_Exit(kStopped);
+  // recorded any more; and clients wait no longer than they must. SIGINT says that there will be none.
+  if (config.keep_state && status != SIGINT) std::_Exit(kStopped);
   handoff_server.SayFarewell();
   return status < 0 ? kFailed : kStopped;
 }

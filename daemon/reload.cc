@@ -31,6 +31,8 @@ std::vector<std::string> Unchangeable(const Config& running, const Config& wante
   compare("pool.huge_pages", running.pool.huge_pages == wanted.pool.huge_pages);
   compare("[tcp]", running.tcp == wanted.tcp);
   compare("[metrics]", running.metrics == wanted.metrics);
+  compare("sockets.group", running.socket_group == wanted.socket_group);
+  compare("sockets.directory_mode", running.directory_mode == wanted.directory_mode);
   compare("sockets.mode", running.socket_mode == wanted.socket_mode);
   // Where in the file they stand may change.
   const auto same = [](const Config::Declared& a, const Config::Declared& b) {

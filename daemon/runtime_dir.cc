@@ -21,12 +21,16 @@ absl::Status Failed(const std::string& what, int error) {
 
 }  // namespace
 
-absl::StatusOr<RuntimeDir> RuntimeDir::Hold(const std::string& path) {
-  const bool made = mkdir(path.c_str(), 0750) == 0;
+absl::StatusOr<RuntimeDir> RuntimeDir::Hold(const std::string& path, mode_t mode, std::optional<gid_t> group) {
+  const bool made = mkdir(path.c_str(), 0700) == 0;
   if (!made && errno != EEXIST) return Failed(absl::StrCat("cannot make the runtime directory ", path), errno);
   shm::UniqueFd lock(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!lock) return Failed(absl::StrCat("cannot open the runtime directory ", path), errno);
   RuntimeDir dir(path, made, std::move(lock));
+  if (made && group && fchown(dir.lock_.get(), static_cast<uid_t>(-1), *group) != 0) {
+    return Failed(absl::StrCat("cannot give ", path, " to group ", *group, " (sockets.group)"), errno);
+  }
+  if (made && fchmod(dir.lock_.get(), mode) != 0) return Failed(absl::StrCat("cannot set the mode of ", path), errno);
   if (flock(dir.lock_.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) return Failed(absl::StrCat("cannot lock the runtime directory ", path), errno);
     return nommu::Refuse(EBUSY, "",

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -12,9 +13,9 @@ namespace mapbroker {
 
 class RuntimeDir {
  public:
-  // Makes the directory (mode 0750) if it is missing, its parents not, and locks it. EBUSY: another daemon has it;
-  // EACCES: it cannot be written. Each is one clear sentence.
-  static absl::StatusOr<RuntimeDir> Hold(const std::string& path);
+  // Makes the directory if it is missing, with these permission bits and, if given, this group; its parents not. Locks
+  // it. EBUSY: another daemon has it; EACCES: it cannot be written. Each is one clear sentence.
+  static absl::StatusOr<RuntimeDir> Hold(const std::string& path, mode_t mode, std::optional<gid_t> group);
 
   RuntimeDir(RuntimeDir&&) noexcept = default;
   RuntimeDir& operator=(RuntimeDir&&) = delete;

@@ -2,17 +2,15 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
-#include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "daemon/activation.h"
 #include "daemon/process.h"
 #include "daemon/record.pb.h"
 #include "daemon/records.h"
@@ -25,22 +23,6 @@ constexpr char kLedgerName[] = "/ledger.mdb";
 constexpr char kHeaderKey[] = "header";
 constexpr char kMagic[] = "mapbroker";
 constexpr std::uint32_t kVersion = 2;
-// What the pool goes by in systemd's file-descriptor store.
-constexpr char kStoredName[] = "pool";
-
-// What the service manager kept for us. All of them are taken, so that none is inherited.
-shm::UniqueFd StoredPool() {
-  char** names = nullptr;
-  const int count = sd_listen_fds_with_names(/*unset_environment=*/0, &names);
-  shm::UniqueFd pool;
-  for (int i = 0; i < count; ++i) {
-    shm::UniqueFd stored(SD_LISTEN_FDS_START + i);
-    if (std::strcmp(names[i], kStoredName) == 0) pool = std::move(stored);
-    std::free(names[i]);
-  }
-  std::free(names);
-  return pool;
-}
 
 // The pool in the hands of a process that had a session.
 shm::UniqueFd PoolOf(pid_t pid, const shm::Segment::Identity& identity) {
@@ -63,7 +45,7 @@ absl::Status DoesNotFit(const std::string& why) {
       absl::StrCat(why, ": start the daemon as before, or with --reset to give up what the ledger holds"));
 }
 
-absl::StatusOr<State> State::Open(const std::string& runtime_dir, const Config& config) {
+absl::StatusOr<State> State::Open(const std::string& runtime_dir, const Config& config, shm::UniqueFd stored) {
   State state;
   state.path_ = runtime_dir + kLedgerName;
   // Until it is known that nobody could miss it.
@@ -77,7 +59,7 @@ absl::StatusOr<State> State::Open(const std::string& runtime_dir, const Config& 
   }
   if (!ledger.ok()) return ledger.status();
   state.ledger_ = *std::move(ledger);
-  absl::Status status = state.TakeOver(config);
+  absl::Status status = state.TakeOver(config, std::move(stored));
   if (absl::IsNotFound(status)) {
     // Nothing was recorded that anybody could miss.
     state.left_ = false;
@@ -91,15 +73,13 @@ absl::StatusOr<State> State::Open(const std::string& runtime_dir, const Config& 
     state.Leave();
   }
   if (!status.ok()) return status;
-  // Kept until the service is stopped for good. Without a service manager this does nothing.
-  const int fd = state.segment_->fd();
-  sd_notify(0, absl::StrCat("FDSTOREREMOVE=1\nFDNAME=", kStoredName).c_str());
-  sd_pid_notify_with_fds(0, 0, absl::StrCat("FDSTORE=1\nFDNAME=", kStoredName).c_str(), &fd, 1);
+  // What came out of the store is still in it, and must not leave it for a moment: this process may be killed now.
+  if (!state.stored_) StorePool(state.segment_->fd());
   return state;
 }
 
 // NotFound: there is nothing to take over.
-absl::Status State::TakeOver(const Config& config) {
+absl::Status State::TakeOver(const Config& config, shm::UniqueFd stored) {
   record::Header header;
   bool found = false;
   absl::Status status = ledger_->ForEach(kHeader, [&](std::string_view, std::string_view value) -> absl::Status {
@@ -131,7 +111,8 @@ absl::Status State::TakeOver(const Config& config) {
   if (identity.size != config.pool.size && holds_something) {
     return DoesNotFit(absl::StrCat("the ledger is of a pool of ", identity.size, " bytes"));
   }
-  shm::UniqueFd pool = StoredPool();
+  const bool in_store = static_cast<bool>(stored);
+  shm::UniqueFd pool = std::move(stored);
   if (!pool && config.pool.kind == shm::SegmentSpec::Kind::kMemfd) {
     status = ledger_->ForEach(kSessions, [&](std::string_view, std::string_view value) -> absl::Status {
       record::Session session;
@@ -154,6 +135,7 @@ absl::Status State::TakeOver(const Config& config) {
   restored_ = true;
   left_ = false;
   since_ = header.since();
+  stored_ = in_store;
   return absl::OkStatus();
 }
 
@@ -182,6 +164,7 @@ void State::Leave() {
 
 State::~State() {
   if (left_ || path_.empty()) return;
+  ForgetStoredPool();
   ledger_.reset();
   shm::FailAt(shm::Point::kGiveUp);
   shm::Ledger::Remove(path_);

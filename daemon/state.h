@@ -9,6 +9,7 @@
 #include "daemon/config.h"
 #include "shm_backend/ledger.h"
 #include "shm_backend/segment.h"
+#include "shm_backend/unique_fd.h"
 
 namespace mapbroker {
 
@@ -17,10 +18,10 @@ absl::Status DoesNotFit(const std::string& why);
 
 class State {
  public:
-  // In a runtime directory that this process holds. A pool is found by its name, in systemd's file-descriptor store, or
-  // with a client that still has it. FailedPrecondition: the ledger's pool is gone or the ledger does not fit, and with
-  // what is to be done; else what Segment and Ledger say.
-  static absl::StatusOr<State> Open(const std::string& runtime_dir, const Config& config);
+  // In a runtime directory that this process holds. A pool is found by its name, in `stored` (what the service manager
+  // kept; empty: nothing), or with a client that still has it. FailedPrecondition: the ledger's pool is gone or the
+  // ledger does not fit, and with what is to be done; else what Segment and Ledger say.
+  static absl::StatusOr<State> Open(const std::string& runtime_dir, const Config& config, shm::UniqueFd stored);
 
   State(State&&) noexcept = default;
   State& operator=(State&&) = delete;
@@ -39,7 +40,7 @@ class State {
 
  private:
   State() = default;
-  absl::Status TakeOver(const Config& config);
+  absl::Status TakeOver(const Config& config, shm::UniqueFd stored);
   absl::Status MakeNew(const Config& config);
 
   std::string path_;
@@ -47,6 +48,7 @@ class State {
   std::unique_ptr<shm::Segment> segment_;
   bool restored_ = false;
   std::int64_t since_ = 0;
+  bool stored_ = false;  // the pool was, and still is, with the service manager
   bool left_ = false;
 };
 

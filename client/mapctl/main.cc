@@ -43,6 +43,11 @@ int main(int argc, char** argv) {
   AddTop(program, context);
   AddWatch(program, context);
   AddWho(program, context);
+  // What is completed is not to be parsed: it is no whole command.
+  if (argc > 1 && argv[1] == std::string("complete")) {
+    Complete(program, {argv + 2, argv + argc});
+    return kDone;
+  }
   try {
     program.parse(argc, argv);
   } catch (const CLI::Success& done) {

@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -30,6 +31,10 @@ struct Context {
   // For what may be asked of a daemon on another machine too.
   absl::StatusOr<Inspector> Inspect() const;
 };
+
+// Prints what may stand for the last of `words`, which may be empty or begun: a line "WORD<tab>DESCRIPTION" each,
+// nothing where files are meant. For shells, as `mapctl complete WORDS...`.
+void Complete(CLI::App& program, const std::vector<std::string>& words);
 
 void AddDevice(CLI::App& program, Context& context);
 void AddExec(CLI::App& program, Context& context);

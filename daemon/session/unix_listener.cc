@@ -25,7 +25,8 @@ shm::UniqueFd OpenSpare() { return shm::UniqueFd(open("/dev/null", O_RDONLY | O_
 
 }  // namespace
 
-absl::StatusOr<UnixListener> UnixListener::Listen(const std::string& path, int type, mode_t mode) {
+absl::StatusOr<UnixListener> UnixListener::Listen(const std::string& path, int type, mode_t mode,
+                                                  std::optional<gid_t> group) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof(address.sun_path)) {
@@ -51,17 +52,30 @@ absl::StatusOr<UnixListener> UnixListener::Listen(const std::string& path, int t
   const int error = errno;
   umask(mask);
   if (bound != 0) return Failed(absl::StrCat("cannot bind ", path), error);
-  UnixListener listener(std::move(fd), path);
+  UnixListener listener(std::move(fd), path, /*made=*/true);
+  if (group && chown(path.c_str(), static_cast<uid_t>(-1), *group) != 0) {
+    return Failed(absl::StrCat("cannot give ", path, " to group ", *group, " (sockets.group)"), errno);
+  }
   if (chmod(path.c_str(), mode) != 0) return Failed(absl::StrCat("cannot set the mode of ", path), errno);
   if (listen(listener.fd(), SOMAXCONN) != 0) return Failed(absl::StrCat("cannot listen on ", path), errno);
   return listener;
 }
 
-UnixListener::UnixListener(shm::UniqueFd fd, std::string path)
-    : fd_(std::move(fd)), spare_(OpenSpare()), path_(std::move(path)) {}
+UnixListener UnixListener::Adopt(shm::UniqueFd fd) {
+  sockaddr_un address{};
+  socklen_t size = sizeof(address) - 1;  // so that a path of full length ends with a zero
+  std::string path;
+  if (getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size) == 0) path = address.sun_path;
+  // systemd passes blocking ones, and Accept must not wait for a connection that has gone again.
+  fcntl(fd.get(), F_SETFL, fcntl(fd.get(), F_GETFL) | O_NONBLOCK);
+  return {std::move(fd), std::move(path), /*made=*/false};
+}
+
+UnixListener::UnixListener(shm::UniqueFd fd, std::string path, bool made)
+    : fd_(std::move(fd)), spare_(OpenSpare()), path_(std::move(path)), made_(made) {}
 
 UnixListener::~UnixListener() {
-  if (fd_) unlink(path_.c_str());
+  if (fd_ && made_) unlink(path_.c_str());
 }
 
 shm::UniqueFd UnixListener::Accept() {

@@ -33,6 +33,7 @@
 #include "absl/strings/escaping.h"
 #include "mapbroker/v1/files.grpc.pb.h"
 #include "mapbroker/v1/handoff.pb.h"
+#include "mapbroker/v1/inspection.grpc.pb.h"
 #include "mapbroker/v1/memory.grpc.pb.h"
 #include "proto/handoff_packet.h"
 #include "shm_backend/unique_fd.h"
@@ -275,8 +276,8 @@ void SlowReaders() {
     std::unique_ptr<grpc::ClientAsyncReader<v1::ListMappingsResponse>> reader;
   };
   std::deque<std::unique_ptr<Call>> calls;
-  std::vector<std::unique_ptr<v1::Memory::Stub>> stubs;
-  for (int i = 0; i < 8; ++i) stubs.push_back(v1::Memory::NewStub(NewChannel()));
+  std::vector<std::unique_ptr<v1::Inspection::Stub>> stubs;
+  for (int i = 0; i < 8; ++i) stubs.push_back(v1::Inspection::NewStub(NewChannel()));
   for (std::size_t at = 0;; ++at) {
     auto call = std::make_unique<Call>();
     if (at % 2 == 0) call->context.AddMetadata(kSessionMetadata, session.hex_token);

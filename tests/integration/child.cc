@@ -1,5 +1,6 @@
 #include "tests/integration/child.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
@@ -65,7 +66,8 @@ bool WaitUntil(const std::string& what, const std::function<bool()>& condition) 
   return true;
 }
 
-Child::Child(const std::vector<std::string>& arguments, const Environment& environment) {
+Child::Child(const std::vector<std::string>& arguments, const Environment& environment,
+             const std::vector<int>& descriptors) {
   Channel in = MakeChannel(), out = MakeChannel();
   errors_.reset(memfd_create("errors", MFD_CLOEXEC));
   posix_spawn_file_actions_t actions;
@@ -73,6 +75,12 @@ Child::Child(const std::vector<std::string>& arguments, const Environment& envir
   posix_spawn_file_actions_adddup2(&actions, in.theirs.get(), STDIN_FILENO);
   posix_spawn_file_actions_adddup2(&actions, out.theirs.get(), STDOUT_FILENO);
   posix_spawn_file_actions_adddup2(&actions, errors_.get(), STDERR_FILENO);
+  std::vector<UniqueFd> aside;  // where none of the numbers in the child is
+  for (const int descriptor : descriptors) {
+    const int number = STDERR_FILENO + 1 + static_cast<int>(aside.size());
+    aside.emplace_back(fcntl(descriptor, F_DUPFD_CLOEXEC, 100));
+    posix_spawn_file_actions_adddup2(&actions, aside.back().get(), number);
+  }
 
   std::vector<std::string> argument_strings = arguments, environment_strings;
   for (const auto& [name, value] : environment) environment_strings.push_back(name + "=" + value);

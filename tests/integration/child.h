@@ -24,8 +24,10 @@ using Environment = std::vector<std::pair<std::string, std::string>>;
 // Not thread-safe. Whatever waits fails the test at the deadline.
 class Child {
  public:
-  // Starts `arguments[0]` with this process's environment and `environment` before it. Throws if it cannot be started.
-  explicit Child(const std::vector<std::string>& arguments, const Environment& environment = {});
+  // Starts `arguments[0]` with this process's environment and `environment` before it. `descriptors` stay the caller's
+  // and are 3, 4 and so on in the child. Throws if it cannot be started.
+  explicit Child(const std::vector<std::string>& arguments, const Environment& environment = {},
+                 const std::vector<int>& descriptors = {});
   // Kills the process if it still runs.
   ~Child();
   Child(const Child&) = delete;

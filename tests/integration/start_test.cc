@@ -1,4 +1,5 @@
 // How a daemon starts, or says in one line why it does not.
+#include <grp.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -118,6 +119,36 @@ TEST_F(Start, TakesItsSettingsFromAConfigurationFile) {
   ASSERT_EQ(stat((daemon.runtime_dir() + "/mapbroker.sock").c_str(), &socket), 0);
   EXPECT_EQ(socket.st_mode & 0777, 0600u);
   daemon.ExpectServes();
+}
+
+TEST_F(Start, RefusesAGroupOfTheSocketsThatThereIsNot) {
+  const std::string config = dir_.WriteFile("config.toml", "[pool]\nsize = \"8M\"\n[sockets]\ngroup = \"no such\"\n");
+  ExpectRefusal({"--runtime-dir", runtime_dir_, "--config", config}, kUsage, "config.toml:4: there is no group");
+}
+
+TEST_F(Start, RefusesADirectoryModeThatShutsItOut) {
+  const std::string config =
+      dir_.WriteFile("config.toml", "[pool]\nsize = \"8M\"\n[sockets]\ndirectory_mode = \"0050\"\n");
+  ExpectRefusal({"--runtime-dir", runtime_dir_, "--config", config}, kUsage, "config.toml:4: directory mode");
+}
+
+TEST_F(Start, GivesSocketsAndDirectoryToTheGroupOfTheConfiguration) {
+  // Root may name any group, others one of theirs.
+  const group* const other = geteuid() == 0 ? getgrnam("nogroup") : getgrgid(getegid());
+  ASSERT_NE(other, nullptr);
+  const gid_t gid = other->gr_gid;
+  const std::string config = dir_.WriteFile(
+      "config.toml", std::string("[sockets]\ngroup = \"") + other->gr_name + "\"\ndirectory_mode = \"0710\"\n");
+  Daemon daemon({"--config", config});
+  struct stat file;
+  for (const std::string name : {"/mapbroker.sock", "/handoff.sock"}) {
+    ASSERT_EQ(stat((daemon.runtime_dir() + name).c_str(), &file), 0);
+    EXPECT_EQ(file.st_gid, gid) << name;
+    EXPECT_EQ(file.st_mode & 0777, 0660u) << name;
+  }
+  ASSERT_EQ(stat(daemon.runtime_dir().c_str(), &file), 0);
+  EXPECT_EQ(file.st_gid, gid);
+  EXPECT_EQ(file.st_mode & 0777, 0710u);
 }
 
 TEST_F(Start, SocketsAreForOwnerAndGroup) {

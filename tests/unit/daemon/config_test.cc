@@ -51,6 +51,8 @@ TEST_F(ConfigFileTest, SetsEverythingThatCanBeSet) {
     huge_pages = true
     [sockets]
     mode = "0600"
+    directory_mode = "0711"
+    group = "root"
     [limits]
     max_map_count = 10
     nr_trim_pages = 0
@@ -66,6 +68,8 @@ TEST_F(ConfigFileTest, SetsEverythingThatCanBeSet) {
   EXPECT_EQ(config_.pool.size, 64u << 20);
   EXPECT_TRUE(config_.pool.huge_pages);
   EXPECT_EQ(config_.socket_mode, 0600u);
+  EXPECT_EQ(config_.directory_mode, 0711u);
+  EXPECT_EQ(config_.socket_group, gid_t{0});
   EXPECT_EQ(config_.limits.map.max_map_count, 10u);
   EXPECT_EQ(config_.limits.nr_trim_pages, 0u);
   EXPECT_EQ(config_.limits.sysv.shmmni, 7u);
