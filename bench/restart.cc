@@ -33,7 +33,7 @@ class Left {
     config_.runtime_dir = dir_;
     config_.pool = {.kind = shm::SegmentSpec::Kind::kFile, .name = dir_ + "/pool"};
     config_.pool.size = (mappings + 1024) * 4096;
-    absl::StatusOr<State> state = State::Open(dir_, config_);
+    absl::StatusOr<State> state = State::Open(dir_, config_, {});
     if (!state.ok()) Die(state.status());
     shm::PagePool pages(state->segment().bytes(), /*prefault=*/false);
     Broker broker(*config_.profile, pages, state->segment().bytes(), {}, &state->ledger());

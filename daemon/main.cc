@@ -105,12 +105,6 @@ v1::Welcome WelcomeOf(const Config& config, const shm::Segment& segment) {
   return welcome;
 }
 
-rpc::DaemonFacts FactsOf(const Config& config, const State& state) {
-  rpc::DaemonFacts facts{.taken_over = state.restored(), .state_since_ms = state.since()};
-  facts.limits = LimitsByName(config.limits);
-  return facts;
-}
-
 // Files, then whose address spaces there are, then what is mapped in them, then what is open.
 absl::Status Restore(shm::Ledger& ledger, Broker& broker, session::SessionTable& sessions,
                      session::HandoffServer& handoff_server) {
@@ -207,11 +201,15 @@ int Serve(const Options& options, const Config& config) {
   rpc::FilesService files(broker, sessions);
   rpc::PtraceService ptrace(broker, sessions);
   rpc::SysvShmService sysv_shm(broker, sessions);
-  rpc::InspectionService inspection(broker, sessions, state->ledger(), events, FactsOf(config, *state));
+  Reloader reloader(options, config, broker, access);
+  rpc::InspectionService inspection(broker, sessions, state->ledger(), events,
+                                    {.taken_over = state->restored(),
+                                     .state_since_ms = state->since(),
+                                     .limits = [&] { return LimitsByName(reloader.limits()); }});
   rpc::AdministrationService administration(sessions, events, config.tcp.roles);
   rpc::Calls calls(events, sessions);
   rpc::Server server(loop.get(), *grpc, access, broker.accounts(),
-                     {&administration, &devices, &drivers, &files, &inspection, &memory, &ptrace, &sysv_shm}, calls);
+                     {&administration, &devices, &drivers, &files, &inspection, &memory, &ptrace, &sysv_shm}, &calls);
   std::unique_ptr<rpc::TcpServer> tcp;
   std::unique_ptr<Metrics> metrics;
   if (config.tcp.listen) {
@@ -226,7 +224,6 @@ int Serve(const Options& options, const Config& config) {
     metrics = *std::move(listening);
     spdlog::info("metrics on http://{}/metrics", metrics->endpoint().ToString());
   }
-  Reloader reloader(options, config, broker, access);
   reloader.OnHangup(loop.get());
 
   // Where clients find it, which under a service manager is not where the ledger is.

@@ -22,6 +22,12 @@ class Reloader {
   // nothing has changed.
   absl::Status Reload();
 
+  // Those in force.
+  Limits limits() {
+    shm::MutexLock lock(mutex_);
+    return running_.limits;
+  }
+
   // Reloads on SIGHUP from now on, and tells the service manager. REQUIRES: the signal is blocked.
   void OnHangup(sd_event* loop);
 

@@ -88,7 +88,7 @@ grpc::Status InspectionService::GetStatus(grpc::ServerContext* context, const v1
   response->set_uptime_ms(Millis(std::chrono::steady_clock::now() - facts_.began));
   response->set_taken_over(facts_.taken_over);
   response->set_state_since_ms(facts_.state_since_ms);
-  response->mutable_limits()->insert(facts_.limits.begin(), facts_.limits.end());
+  for (const auto& [name, limit] : facts_.limits()) (*response->mutable_limits())[name] = limit;
 
   const Statistics statistics = broker_.GetStatistics();
   const std::uint64_t mapped = statistics.map.mapped_pages, held = statistics.map.region_pages;

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 
@@ -20,7 +21,7 @@ struct DaemonFacts {
   std::chrono::steady_clock::time_point began = std::chrono::steady_clock::now();
   bool taken_over = false;
   std::int64_t state_since_ms = 0;
-  std::map<std::string, std::uint64_t> limits = {};  // by the names of the configuration
+  std::function<std::map<std::string, std::uint64_t>()> limits;  // those in force, by the names of the configuration
 };
 
 class InspectionService final : public v1::Inspection::Service {

@@ -47,7 +47,7 @@ constexpr std::chrono::seconds kGrace(2);
 }  // namespace
 
 Server::Server(sd_event* loop, session::UnixListener& listener, const session::Access& access, Accounts& accounts,
-               const std::vector<grpc::Service*>& services, Calls& calls)
+               const std::vector<grpc::Service*>& services, Calls* calls)
     : loop_(loop), listener_(listener), access_(access), accounts_(accounts) {
   // Never given back: taking the library down with a connection that has just ended may poll for ten seconds, and the
   // process is about to end.
@@ -60,9 +60,11 @@ Server::Server(sd_event* loop, session::UnixListener& listener, const session::A
   builder.SetResourceQuota(grpc::ResourceQuota("mapbrokerd").Resize(kMaxBuffers).SetMaxThreads(kMaxThreads));
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreams);
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadata);
-  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
-  interceptors.push_back(calls.NewInterceptorFactory());
-  builder.experimental().SetInterceptorCreators(std::move(interceptors));
+  if (calls != nullptr) {
+    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+    interceptors.push_back(calls->NewInterceptorFactory());
+    builder.experimental().SetInterceptorCreators(std::move(interceptors));
+  }
   server_ = builder.BuildAndStart();
   if (server_ == nullptr) std::abort();  // without a port of its own nothing can fail but memory
 

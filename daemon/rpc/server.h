@@ -35,9 +35,9 @@ inline constexpr std::size_t kMaxGrpcConnections = 8192;
 class Server {
  public:
   // Serves `services`, gRPC's health service and reflection to whoever connects to `listener`. All arguments outlive
-  // the server.
+  // the server. `calls` may be null.
   Server(sd_event* loop, session::UnixListener& listener, const session::Access& access, Accounts& accounts,
-         const std::vector<grpc::Service*>& services, Calls& calls);
+         const std::vector<grpc::Service*>& services, Calls* calls = nullptr);
   // Refuses new calls, lets running ones finish for a moment and cancels the rest.
   ~Server();
   Server(const Server&) = delete;

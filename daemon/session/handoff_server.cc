@@ -165,7 +165,7 @@ void HandoffServer::Receive(Connection& connection) {
   v1::HandoffRequest request;
   const int fails = shm::FailAt(shm::Point::kReceive);
   HandoffPacket packet =
-      fails ? HandoffPacket{.error = fails, .fd = {}} : ReceiveHandoffPacket(connection.socket.get(), request);
+      fails ? HandoffPacket{.error = fails, .fd = {}, .unwanted = {}} : ReceiveHandoffPacket(connection.socket.get(), request);
   if (packet.error == EAGAIN) return;
   if (packet.error == ECONNRESET) return Drop(connection.number);
 

@@ -135,7 +135,7 @@ class ServiceManager {
  private:
   void Note(const std::string& text, UniqueFd fd) {
     std::map<std::string, std::string> said;
-    for (const std::string line : absl::StrSplit(text, '\n')) {
+    for (const std::string& line : std::vector<std::string>(absl::StrSplit(text, '\n'))) {
       const std::size_t equals = line.find('=');
       if (equals != std::string::npos) said[line.substr(0, equals)] = line.substr(equals + 1);
     }
@@ -195,13 +195,13 @@ TEST_F(Activation, ThePoolComesOutOfTheStoreWhenNoClientHasIt) {
   manager_.Listen();
   ASSERT_TRUE(manager_.store().contains("pool"));
   manager_.Start();
-  EXPECT_TRUE(Ctl({"ram", "get", "ram:/kept"}).output == Run({"/bin/cat", MAPCTL}).output);
+  EXPECT_TRUE(Ctl({"ram", "get", "ram:/kept"}).output == testing::Run({"/bin/cat", MAPCTL}).output);
   // Killed before it has said anything: what was in the store is in it still.
   manager_.Kill();
   manager_.Listen();
   ASSERT_TRUE(manager_.store().contains("pool"));
   manager_.Start();
-  EXPECT_TRUE(Ctl({"ram", "get", "ram:/kept"}).output == Run({"/bin/cat", MAPCTL}).output);
+  EXPECT_TRUE(Ctl({"ram", "get", "ram:/kept"}).output == testing::Run({"/bin/cat", MAPCTL}).output);
 }
 
 TEST_F(Activation, WithoutTheStoreWhatNoClientHasIsMissedAndSaid) {
