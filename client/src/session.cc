@@ -280,6 +280,23 @@ absl::Status Session::Unmap(std::uint64_t address, std::uint64_t length) {
   return stub_->Munmap(request);
 }
 
+absl::Status Session::Resize(Mapped& mapped, std::uint64_t length) {
+  const std::uint64_t address = mapped.grant.address(), before = mapped.grant.length();
+  const absl::StatusOr<std::uint64_t> resized = Remap(address, before, length, 0, 0);
+  if (!resized.ok()) return resized.status();
+  if (*resized > before && mapped.attachment != whole_pool_) {
+    auto larger =
+        Attachment::Region(pool_.get(), welcome_, address, *resized, static_cast<int>(mapped.grant.prot()));
+    if (!larger.ok()) {
+      Remap(address, *resized, before, 0, 0).IgnoreError();
+      return larger.status();
+    }
+    mapped.attachment = *std::move(larger);
+  }
+  mapped.grant.set_length(*resized);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::uint64_t> Session::Remap(std::uint64_t address, std::uint64_t old_length, std::uint64_t new_length,
                                              int flags, std::uint64_t new_address) {
   v1::MremapRequest request;

@@ -190,23 +190,23 @@ TEST_F(Activation, ClientsGoOnAfterKillNineAndTheSocketsAreThereMeanwhile) {
 
 TEST_F(Activation, ThePoolComesOutOfTheStoreWhenNoClientHasIt) {
   manager_.Start();
-  ASSERT_EQ(Ctl({"ram", "put", MAPCTL, "ram:/kept"}).status, 0);
+  ASSERT_EQ(Ctl({"ram", "put", "/bin/cat", "ram:/kept"}).status, 0);
   manager_.Kill();
   manager_.Listen();
   ASSERT_TRUE(manager_.store().contains("pool"));
   manager_.Start();
-  EXPECT_TRUE(Ctl({"ram", "get", "ram:/kept"}).output == testing::Run({"/bin/cat", MAPCTL}).output);
+  EXPECT_TRUE(Ctl({"ram", "get", "ram:/kept"}).output == testing::Run({"/bin/cat", "/bin/cat"}).output);
   // Killed before it has said anything: what was in the store is in it still.
   manager_.Kill();
   manager_.Listen();
   ASSERT_TRUE(manager_.store().contains("pool"));
   manager_.Start();
-  EXPECT_TRUE(Ctl({"ram", "get", "ram:/kept"}).output == testing::Run({"/bin/cat", MAPCTL}).output);
+  EXPECT_TRUE(Ctl({"ram", "get", "ram:/kept"}).output == testing::Run({"/bin/cat", "/bin/cat"}).output);
 }
 
 TEST_F(Activation, WithoutTheStoreWhatNoClientHasIsMissedAndSaid) {
   manager_.Start();
-  ASSERT_EQ(Ctl({"ram", "put", MAPCTL, "ram:/kept"}).status, 0);
+  ASSERT_EQ(Ctl({"ram", "put", "/bin/cat", "ram:/kept"}).status, 0);
   manager_.Kill();
   manager_.Listen();
   manager_.store().clear();

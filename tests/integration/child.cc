@@ -163,6 +163,7 @@ int Child::Wait() {
 
 Finished Run(const std::vector<std::string>& arguments, const Environment& environment) {
   Child child(arguments, environment);
+  child.CloseInput();
   std::string output = child.ReadAll();
   const int status = child.Wait();
   return Finished{.status = status, .output = std::move(output), .errors = child.Errors()};

@@ -136,7 +136,7 @@ TEST_F(Fork, OfAMultiThreadedProgramThatCallsMeanwhile) {
 
 TEST_F(Fork, TheChildMayConnectAnewOnceItHasExecutedAProgram) {
   EXPECT_EQ(InChild([&] {
-              execl(MAPCTL, MAPCTL, "--runtime-dir", daemon_.runtime_dir().c_str(), "stat", nullptr);
+              execl(MAPCTL, MAPCTL, "--runtime-dir", daemon_.runtime_dir().c_str(), "status", nullptr);
               return 1;
             }),
             0);

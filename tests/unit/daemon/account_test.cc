@@ -7,6 +7,7 @@
 #include <sys/shm.h>
 
 #include <cerrno>
+#include <chrono>
 #include <random>
 #include <set>
 #include <string>
@@ -178,6 +179,18 @@ class Charged : public ::testing::TestWithParam<const nommu::Profile*> {
     }
     for (const auto& device : broker_->devices().List("")) {
       EXPECT_TRUE(broker_->devices().Remove(device.stat.name, Credentials{}).ok());
+    }
+    // Files are closed elsewhere, and soon.
+    const auto descriptors = [&] {
+      std::uint64_t open = 0;
+      for (const UserUsage& usage : broker_->accounts().List()) {
+        open += usage.used[static_cast<std::size_t>(Resource::kDescriptors)];
+      }
+      return open;
+    };
+    for (const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+         descriptors() > 0 && std::chrono::steady_clock::now() < deadline;) {
+      std::this_thread::yield();
     }
     for (const UserUsage& usage : broker_->accounts().List()) {
       for (std::size_t i = 0; i < kResources; ++i) {

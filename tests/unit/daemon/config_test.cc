@@ -167,6 +167,7 @@ TEST_F(ConfigFileTest, ListenersAreOffUnlessTheyAreGivenAndThenWhole) {
   EXPECT_FALSE(config_.tcp.listen->loopback);
   EXPECT_EQ(config_.tcp.key, "/k");
   EXPECT_EQ(config_.tcp.roles.administrators, (std::vector<std::string>{"alice", "DNS name"}));
+  config_ = Config();
   EXPECT_EQ(Complaint("[tcp]\nlisten = \"127.0.0.1:1\"\ncertificate = \"/c\"\n"),
             path_ + ": tcp.listen needs tcp.key: name a file in PEM, or leave tcp.listen out");
   for (const char* address : {"", ":1", "localhost:1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1",
