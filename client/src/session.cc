@@ -280,13 +280,18 @@ absl::Status Session::Unmap(std::uint64_t address, std::uint64_t length) {
   return stub_->Munmap(request);
 }
 
+absl::StatusOr<std::shared_ptr<Attachment>> Session::AttachLarger(std::uint64_t address, std::uint64_t length, int prot,
+                                                                  const std::shared_ptr<Attachment>& attached) {
+  if (attached == whole_pool_) return attached;
+  return Attachment::Region(pool_.get(), welcome_, address, length, prot);
+}
+
 absl::Status Session::Resize(Mapped& mapped, std::uint64_t length) {
   const std::uint64_t address = mapped.grant.address(), before = mapped.grant.length();
   const absl::StatusOr<std::uint64_t> resized = Remap(address, before, length, 0, 0);
   if (!resized.ok()) return resized.status();
-  if (*resized > before && mapped.attachment != whole_pool_) {
-    auto larger =
-        Attachment::Region(pool_.get(), welcome_, address, *resized, static_cast<int>(mapped.grant.prot()));
+  if (*resized > before) {
+    auto larger = AttachLarger(address, *resized, static_cast<int>(mapped.grant.prot()), mapped.attachment);
     if (!larger.ok()) {
       Remap(address, *resized, before, 0, 0).IgnoreError();
       return larger.status();
