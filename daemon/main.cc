@@ -203,9 +203,9 @@ int Serve(const Options& options, const Config& config) {
   rpc::SysvShmService sysv_shm(broker, sessions);
   Reloader reloader(options, config, broker, access);
   rpc::InspectionService inspection(broker, sessions, state->ledger(), events,
-                                    {.taken_over = state->restored(),
-                                     .state_since_ms = state->since(),
-                                     .limits = [&] { return LimitsByName(reloader.limits()); }});
+                                    {.taken_over = state->restored(), .state_since_ms = state->since(), .limits = [&] {
+                                       return LimitsByName(reloader.limits());
+                                     }});
   rpc::AdministrationService administration(sessions, events, config.tcp.roles);
   rpc::Calls calls(events, sessions);
   rpc::Server server(loop.get(), *grpc, access, broker.accounts(),

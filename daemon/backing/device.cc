@@ -67,9 +67,8 @@ absl::StatusOr<std::unique_ptr<DeviceMemory>> DeviceMemory::Allocate(std::uint64
         restored->pages > all - restored->first) {
       return Refuse(EINVAL, "D", "the device's memory is not what it was");
     }
-    return std::unique_ptr<DeviceMemory>(
-        new DeviceMemory(*restored, size, environment,
-                         Charge::Add(environment.payer, Resource::kBytes, restored->pages * kPageSize)));
+    return std::unique_ptr<DeviceMemory>(new DeviceMemory(
+        *restored, size, environment, Charge::Add(environment.payer, Resource::kBytes, restored->pages * kPageSize)));
   }
   absl::StatusOr<Charge> charge = Charge::Take(environment.payer, Resource::kBytes, nommu::PagesOf(size) * kPageSize);
   if (!charge.ok()) return charge.status();

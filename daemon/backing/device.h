@@ -28,7 +28,7 @@ inline constexpr char kDeviceScheme[] = "dev:";
 struct DeviceEnvironment {
   const nommu::Profile& profile;
   shm::PagePool& pages;
-  std::span<std::byte> pool;  // where this process has the pool's bytes
+  std::span<std::byte> pool;     // where this process has the pool's bytes
   Accounts* accounts = nullptr;  // where owners are charged, null for nowhere
   Account* payer = nullptr;      // the owner's, of a device that is being made
 

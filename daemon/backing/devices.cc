@@ -170,8 +170,8 @@ absl::Status Devices::Restore(std::uint64_t number, const record::Device& record
   }
   shm::MutexLock lock(mutex_);
   last_inode_ = std::max(last_inode_, number);
-  auto existence = std::make_shared<Charge>(
-      Charge::Add(environment_.For(spec.owner.uid).payer, Resource::kBytes, nommu::kPageSize));
+  auto existence =
+      std::make_shared<Charge>(Charge::Add(environment_.For(spec.owner.uid).payer, Resource::kBytes, nommu::kPageSize));
   const Entry& entry = restored_[number] =
       Entry{std::move(spec), number, Recorded(std::move(driver), number), std::move(existence)};
   if (recorded.removed() || devices_.emplace(entry.spec.name, entry).second) return absl::OkStatus();

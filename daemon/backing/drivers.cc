@@ -42,7 +42,8 @@ absl::StatusOr<Drivers::Registered> Drivers::Register(const DriverSpec& spec, st
 }
 
 absl::Status Drivers::Restore(std::uint64_t number, const record::Device& recorded) {
-  absl::StatusOr<std::shared_ptr<DriverDevice>> device = DriverDevice::Restore(recorded, environment_.For(recorded.uid()), deadline_);
+  absl::StatusOr<std::shared_ptr<DriverDevice>> device =
+      DriverDevice::Restore(recorded, environment_.For(recorded.uid()), deadline_);
   if (!device.ok()) {
     return Contradiction(absl::StrCat("the device ", recorded.name(), ": ", std::string(device.status().message())));
   }

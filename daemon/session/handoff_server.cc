@@ -164,8 +164,8 @@ void HandoffServer::Accept() {
 void HandoffServer::Receive(Connection& connection) {
   v1::HandoffRequest request;
   const int fails = shm::FailAt(shm::Point::kReceive);
-  HandoffPacket packet =
-      fails ? HandoffPacket{.error = fails, .fd = {}, .unwanted = {}} : ReceiveHandoffPacket(connection.socket.get(), request);
+  HandoffPacket packet = fails ? HandoffPacket{.error = fails, .fd = {}, .unwanted = {}}
+                               : ReceiveHandoffPacket(connection.socket.get(), request);
   if (packet.error == EAGAIN) return;
   if (packet.error == ECONNRESET) return Drop(connection.number);
 
@@ -274,8 +274,7 @@ absl::StatusOr<SessionTable::Opened> HandoffServer::SessionFor(const v1::Hello& 
   const bool same_process = named->peer().pid == peer.pid;
   if (hello.executed()) {
     if (!same_process) return Refuse(EPERM, "X4", "the token is of another process, whose session this one cannot end");
-    absl::StatusOr<SessionTable::Opened> opened =
-        OpenSession(hello, peer, std::move(pidfd), hooks_.open_space(peer));
+    absl::StatusOr<SessionTable::Opened> opened = OpenSession(hello, peer, std::move(pidfd), hooks_.open_space(peer));
     if (opened.ok()) {
       hooks_.move_files(*named, *opened->session);
       shm::FailAt(shm::Point::kMoveFiles);

@@ -18,7 +18,6 @@
 namespace mapbroker::testing {
 namespace {
 
-
 constexpr std::uint64_t kLength = 12'288;
 constexpr uid_t kMallory = 20'004;
 

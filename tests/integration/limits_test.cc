@@ -279,7 +279,8 @@ TEST_F(Administered, ABadFileChangesNothingAndIsToldWithItsLine) {
 
 TEST_F(Administered, WhatCannotChangeIsNamedAndLeft) {
   Start("");
-  Reload("directory_mode = \"0700\"\n[pool]\nkind = \"shm:/other\"\n[[ram_file]]\nname = \"ram:/new\"\n", "cannot change");
+  Reload("directory_mode = \"0700\"\n[pool]\nkind = \"shm:/other\"\n[[ram_file]]\nname = \"ram:/new\"\n",
+         "cannot change");
   const std::string log = daemon_->Log();
   for (const char* key : {"sockets.directory_mode", "pool.kind", "[[ram_file]]"}) EXPECT_THAT(log, HasSubstr(key));
   EXPECT_EQ(log.find("pool.size"), std::string::npos) << "it is the command line's";

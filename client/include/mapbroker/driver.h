@@ -71,8 +71,8 @@ struct DriverOperations {
 MAPBROKER_EXPORT absl::Status DriverError(int error, const std::string& sentence = "");
 
 // A registered device. When the daemon is restarted it registers with the next by itself, within reconnect_timeout:
-// memory and mappings stand, and `close` is called for what went meanwhile. Move-only. Thread-safe, but not to be destroyed by one of its own operations. It keeps its
-// client's session open.
+// memory and mappings stand, and `close` is called for what went meanwhile. Move-only. Thread-safe, but not to be
+// destroyed by one of its own operations. It keeps its client's session open.
 class MAPBROKER_EXPORT Driver {
  public:
   // Registers the device, or takes over one of this user whose driver has gone, with its memory as it is. EEXIST, EBUSY
