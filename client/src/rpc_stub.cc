@@ -12,6 +12,7 @@
 #include <fstream>
 #include <iterator>
 #include <set>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -32,6 +33,11 @@
 namespace mapbroker {
 namespace {
 
+// gRPC's own answer when many callers have taken its threads or memory: the call has not begun, or was given up.
+bool IsCrowdedOut(const grpc::Status& status) {
+  return status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED && status.error_details().empty();
+}
+
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
   v1::RpcStatus details;
@@ -47,6 +53,10 @@ absl::Status FromGrpc(const grpc::Status& status) {
   if (status.error_code() == grpc::StatusCode::PERMISSION_DENIED) return MakeStatus(EACCES, status.error_message());
   if (status.error_code() == grpc::StatusCode::CANCELLED) {
     return NoDaemon(ECONNRESET, "the daemon has cut the connection: it stops, or its calls were not taken");
+  }
+  if (IsCrowdedOut(status)) {
+    return MakeStatus(EAGAIN, absl::StrCat("the daemon has no room for the call now (", status.error_message(),
+                                           "): call again, a little later"));
   }
   return MakeStatus(EIO, absl::StrCat("gRPC: ", status.error_message()));
 }
@@ -76,6 +86,10 @@ enum class Repeat {
 
 // The handoff socket answers before gRPC's channel has noticed that the daemon is back.
 constexpr std::chrono::seconds kChannelDeadline(5);
+
+// A call for which gRPC has no room is made again so often, and so long after; what crowds it out is over sooner.
+constexpr int kMostCrowdedOut = 100;
+constexpr std::chrono::milliseconds kCrowdedOutPause(50);
 
 bool IsLost(const absl::Status& status) { return absl::IsUnavailable(status); }
 
@@ -117,11 +131,14 @@ struct RpcStub::Channel {
   // One call with one answer. `number`: the call's, if it may be made again by it.
   template <typename Stub, typename Request, typename Response>
   absl::Status Try(Stub& stub, grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
-                   const Request& request, const std::string& number, Response& response, bool again) const {
+                   const Request& request, const std::string& number, Response& response, bool again,
+                   bool& crowded_out) const {
     grpc::ClientContext context;
     if (!hex_token.empty()) context.AddMetadata(kSessionMetadata, hex_token);
     if (!number.empty()) context.AddMetadata(kRequestMetadata, number + (again ? " again" : ""));
-    return Understand((stub.*method)(&context, request, &response));
+    const grpc::Status status = (stub.*method)(&context, request, &response);
+    crowded_out = IsCrowdedOut(status);
+    return Understand(status);
   }
 
   template <typename Stub, typename Request, typename Response>
@@ -138,6 +155,7 @@ struct RpcStub::Channel {
     }
     Response response;
     absl::Status status;
+    int crowded = 0;
     for (bool again = false;; again = true) {
       const std::uint64_t seen = epoch == nullptr ? 0 : epoch->load();
       if (repeat == Repeat::kNot && is_lost && is_lost()) {
@@ -145,7 +163,12 @@ struct RpcStub::Channel {
         status = Call(*files, &v1::Files::Stub::Stat, v1::StatRequest()).status();
         if (IsLost(status)) break;
       }
-      status = Try(stub, method, request, number, response, again);
+      bool crowded_out = false;
+      status = Try(stub, method, request, number, response, again, crowded_out);
+      if (crowded_out && (repeat == Repeat::kFreely || !number.empty()) && ++crowded < kMostCrowdedOut) {
+        std::this_thread::sleep_for(kCrowdedOutPause);
+        continue;
+      }
       if (!IsLost(status) || !reconnect) break;
       if (absl::Status back = reconnect(seen); !back.ok()) {
         status = back;
