@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "client/src/space_mark.h"
 #include "client/src/status.h"
@@ -33,9 +34,16 @@
 namespace mapbroker {
 namespace {
 
+// gRPC's own answer to a message above its limit; there is no code for it alone.
+bool IsTooLarge(const grpc::Status& status) {
+  return status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED &&
+         absl::StrContains(status.error_message(), "larger than max");
+}
+
 // gRPC's own answer when many callers have taken its threads or memory: the call has not begun, or was given up.
 bool IsCrowdedOut(const grpc::Status& status) {
-  return status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED && status.error_details().empty();
+  return status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED && status.error_details().empty() &&
+         !IsTooLarge(status);
 }
 
 absl::Status FromGrpc(const grpc::Status& status) {
@@ -54,6 +62,7 @@ absl::Status FromGrpc(const grpc::Status& status) {
   if (status.error_code() == grpc::StatusCode::CANCELLED) {
     return NoDaemon(ECONNRESET, "the daemon has cut the connection: it stops, or its calls were not taken");
   }
+  if (IsTooLarge(status)) return MakeStatus(EMSGSIZE, "the request is larger than the daemon reads: ask for less");
   if (IsCrowdedOut(status)) {
     return MakeStatus(EAGAIN, absl::StrCat("the daemon has no room for the call now (", status.error_message(),
                                            "): call again, a little later"));
