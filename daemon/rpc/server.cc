@@ -68,13 +68,8 @@ Server::Server(sd_event* loop, session::UnixListener& listener, const session::A
   server_ = builder.BuildAndStart();
   if (server_ == nullptr) std::abort();  // without a port of its own nothing can fail but memory
 
-  const auto on_connection = [](sd_event_source*, int, std::uint32_t, void* self) {
-    static_cast<Server*>(self)->Accept();
-    return 0;
-  };
-  sd_event_source* source = nullptr;
-  if (sd_event_add_io(loop, &source, listener_.fd(), EPOLLIN, on_connection, this) < 0) std::abort();
-  accepting_.reset(source);
+  accepting_ = OnEvents<[](Server& self) { self.Accept(); }>(loop_, listener_.fd(), EPOLLIN, *this);
+  if (accepting_ == nullptr) std::abort();
 }
 
 Server::~Server() {
@@ -93,28 +88,16 @@ void Server::Accept() {
   connection.number = number;
   connection.socket = std::move(socket);
 
-  sd_event_source* source = nullptr;
-  const auto on_byte = [](sd_event_source*, int, std::uint32_t, void* at) {
-    auto& ready = *static_cast<Connection*>(at);
-    ready.server->GiveToGrpc(ready);
-    return 0;
-  };
-  if (sd_event_add_io(loop_, &source, connection.socket.get(), EPOLLIN, on_byte, &connection) < 0) return Drop(number);
-  connection.event.reset(source);
-  const auto on_silence = [](sd_event_source*, std::uint64_t, void* at) {
-    auto& silent = *static_cast<Connection*>(at);
-    silent.server->Drop(silent.number);
-    return 0;
-  };
-  if (sd_event_add_time_relative(loop_, &source, CLOCK_MONOTONIC, kSilenceUsec, 0, on_silence, &connection) < 0) {
-    return Drop(number);
-  }
-  connection.deadline.reset(source);
+  connection.event = OnEvents<[](Connection& ready) { ready.server->Admit(ready); }>(loop_, connection.socket.get(),
+                                                                                     EPOLLIN, connection);
+  connection.deadline =
+      After<[](Connection& silent) { silent.server->Drop(silent.number); }>(loop_, kSilenceUsec, connection);
+  if (connection.event == nullptr || connection.deadline == nullptr) Drop(number);
 }
 
 // gRPC has no words for a connection that is not wanted, so it is closed. The reason was told on the handoff socket,
 // where whoever has a token has been before.
-void Server::GiveToGrpc(Connection& connection) {
+void Server::Admit(Connection& connection) {
   char first;
   if (recv(connection.socket.get(), &first, sizeof(first), MSG_PEEK) <= 0) return Drop(connection.number);
   const absl::StatusOr<Credentials> peer = session::PeerOf(connection.socket.get());
@@ -125,27 +108,37 @@ void Server::GiveToGrpc(Connection& connection) {
     admitted = charge.status();
     if (charge.ok()) connection.charge = *std::move(charge);
   }
-  shm::UniqueFd watched(fcntl(connection.socket.get(), F_DUPFD_CLOEXEC, 0));
-  if (!admitted.ok() || !watched) {
+  if (!admitted.ok()) {
     spdlog::debug("a gRPC connection is closed: {}", std::string(admitted.message()));
     return Drop(connection.number);
   }
-
   silent_.erase(connection.number);
   connection.deadline.reset();
   connection.event.reset();
+  waiting_[peer->uid].push_back(connection.number);
+  if (giving_ == nullptr) giving_ = InTurns<[](Server& self) { self.GiveNext(); }>(loop_, *this);
+  if (giving_ == nullptr) std::abort();
+}
+
+void Server::GiveNext() {
+  auto next = waiting_.upper_bound(last_user_);
+  if (next == waiting_.end()) next = waiting_.begin();
+  last_user_ = next->first;
+  const std::uint64_t number = next->second.front();
+  next->second.pop_front();
+  if (next->second.empty()) waiting_.erase(next);
+  if (waiting_.empty()) giving_.reset();
+  GiveToGrpc(connections_.at(number));
+}
+
+void Server::GiveToGrpc(Connection& connection) {
+  shm::UniqueFd watched(fcntl(connection.socket.get(), F_DUPFD_CLOEXEC, 0));
+  if (!watched) return Drop(connection.number);
   shm::UniqueFd socket = std::exchange(connection.socket, std::move(watched));
-  sd_event_source* source = nullptr;
-  const auto on_end = [](sd_event_source*, int, std::uint32_t, void* at) {
-    auto& ended = *static_cast<Connection*>(at);
-    ended.server->Drop(ended.number);
-    return 0;
-  };
   // Not what comes in: that is gRPC's.
-  if (sd_event_add_io(loop_, &source, connection.socket.get(), EPOLLHUP, on_end, &connection) < 0) {
-    return Drop(connection.number);
-  }
-  connection.event.reset(source);
+  connection.event = OnEvents<[](Connection& ended) { ended.server->Drop(ended.number); }>(
+      loop_, connection.socket.get(), EPOLLHUP, connection);
+  if (connection.event == nullptr) return Drop(connection.number);
   grpc::AddInsecureChannelFromFd(server_.get(), socket.release());
 }
 

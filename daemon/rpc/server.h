@@ -8,12 +8,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <set>
 #include <vector>
 
 #include "daemon/account.h"
+#include "daemon/event_source.h"
 #include "daemon/session/access.h"
 #include "daemon/session/unix_listener.h"
 #include "shm_backend/unique_fd.h"
@@ -44,22 +46,19 @@ class Server {
   Server& operator=(const Server&) = delete;
 
  private:
-  struct SourceCloser {
-    void operator()(sd_event_source* source) const { sd_event_source_disable_unref(source); }
-  };
-  using Source = std::unique_ptr<sd_event_source, SourceCloser>;
-
   struct Connection {
     Server* server = nullptr;
     std::uint64_t number = 0;
     // Until the peer has said something the socket; then a duplicate of what gRPC has and closes, to see its end.
     shm::UniqueFd socket;
     Charge charge;
-    Source event;     // the first byte, then the end
-    Source deadline;  // of silence
+    EventSource event;     // the first byte; later the end
+    EventSource deadline;  // of silence
   };
 
   void Accept();
+  void Admit(Connection& connection);
+  void GiveNext();
   void GiveToGrpc(Connection& connection);
   bool DropSilent();
   void Drop(std::uint64_t connection);
@@ -69,10 +68,15 @@ class Server {
   const session::Access& access_;
   Accounts& accounts_;
   std::unique_ptr<grpc::Server> server_;
-  Source accepting_;
+  EventSource accepting_;
   std::uint64_t next_connection_ = 1;
   std::map<std::uint64_t, Connection> connections_;
-  std::set<std::uint64_t> silent_;  // those that gRPC does not have yet
+  std::set<std::uint64_t> silent_;  // those that have said nothing yet
+  // Those that have, and that gRPC does not have yet, by user. It takes long over each, so that users take turns: who
+  // connects again and again delays himself.
+  std::map<uid_t, std::deque<std::uint64_t>> waiting_;
+  uid_t last_user_ = 0;
+  EventSource giving_;  // null: none waits
 };
 
 }  // namespace mapbroker::rpc

@@ -92,13 +92,8 @@ HandoffServer::HandoffServer(sd_event* loop, UnixListener& listener, SessionTabl
       accounts_(accounts),
       events_(events),
       hooks_(std::move(hooks)) {
-  sd_event_source* source = nullptr;
-  const auto on_connection = [](sd_event_source*, int, std::uint32_t, void* self) {
-    static_cast<HandoffServer*>(self)->Accept();
-    return 0;
-  };
-  if (sd_event_add_io(loop_, &source, listener_.fd(), EPOLLIN, on_connection, this) < 0) std::abort();
-  accepting_.reset(source);
+  accepting_ = OnEvents<[](HandoffServer& self) { self.Accept(); }>(loop_, listener_.fd(), EPOLLIN, *this);
+  if (accepting_ == nullptr) std::abort();
 }
 
 HandoffServer::~HandoffServer() = default;
@@ -140,25 +135,11 @@ void HandoffServer::Accept() {
   connection.number = number;
   connection.socket = std::move(socket);
 
-  sd_event_source* source = nullptr;
-  const auto on_packet = [](sd_event_source*, int, std::uint32_t, void* at) {
-    auto& ready = *static_cast<Connection*>(at);
-    ready.server->Receive(ready);
-    return 0;
-  };
-  if (sd_event_add_io(loop_, &source, connection.socket.get(), EPOLLIN, on_packet, &connection) < 0) {
-    return Drop(number);
-  }
-  connection.readable.reset(source);
-  const auto on_silence = [](sd_event_source*, std::uint64_t, void* at) {
-    auto& silent = *static_cast<Connection*>(at);
-    silent.server->Drop(silent.number);
-    return 0;
-  };
-  if (sd_event_add_time_relative(loop_, &source, CLOCK_MONOTONIC, kHelloDeadlineUsec, 0, on_silence, &connection) < 0) {
-    return Drop(number);
-  }
-  connection.hello_deadline.reset(source);
+  connection.readable = OnEvents<[](Connection& ready) { ready.server->Receive(ready); }>(
+      loop_, connection.socket.get(), EPOLLIN, connection);
+  connection.hello_deadline = After<[](Connection& silent) { silent.server->Drop(silent.number); }>(
+      loop_, kHelloDeadlineUsec, connection);
+  if (connection.readable == nullptr || connection.hello_deadline == nullptr) Drop(number);
 }
 
 void HandoffServer::Receive(Connection& connection) {
@@ -319,17 +300,11 @@ absl::Status HandoffServer::Watch(std::shared_ptr<Session> session, shm::UniqueF
   process.session = std::move(session);
   process.pidfd = std::move(pidfd);
   if (!process.pidfd) return absl::OkStatus();
-  sd_event_source* source = nullptr;
-  const auto on_end = [](sd_event_source*, int, std::uint32_t, void* at) {
-    auto& ended = *static_cast<Process*>(at);
-    ended.server->EndSession(ended.session->id());
-    return 0;
-  };
-  if (shm::FailAt(shm::Point::kWatch) ||
-      sd_event_add_io(loop_, &source, process.pidfd.get(), EPOLLIN, on_end, &process) < 0) {
-    return Refuse(ENOMEM, "", "the process cannot be watched");
+  if (!shm::FailAt(shm::Point::kWatch)) {
+    process.ended = OnEvents<[](Process& ended) { ended.server->EndSession(ended.session->id()); }>(
+        loop_, process.pidfd.get(), EPOLLIN, process);
   }
-  process.ended.reset(source);
+  if (process.ended == nullptr) return Refuse(ENOMEM, "", "the process cannot be watched");
   return absl::OkStatus();
 }
 
@@ -371,20 +346,14 @@ void HandoffServer::EndSession(std::uint64_t session) {
   process.ended.reset();
   Tell(EventKind::kSessionEnded, *process.session);
   // By portions between other events, so that the end of a large session holds nobody up.
-  sd_event_source* source = nullptr;
-  const auto on_portion = [](sd_event_source*, void* at) {
-    auto& closing = *static_cast<Process*>(at);
-    shm::FailAt(shm::Point::kLeaveSpace);
-    if (closing.server->hooks_.leave_space(closing.session->space(), closing.session->peer().pid)) {
-      closing.server->Forget(closing.session->id());
-    }
-    return 0;
-  };
-  if (sd_event_add_defer(loop_, &source, on_portion, &process) < 0 ||
-      sd_event_source_set_enabled(source, SD_EVENT_ON) < 0) {
-    std::abort();
-  }
-  process.closing.reset(source);
+  process.closing = InTurns<[](Process& closing) { closing.server->LeavePortion(closing); }>(loop_, process);
+  if (process.closing == nullptr) std::abort();
+}
+
+void HandoffServer::LeavePortion(const Process& process) {
+  shm::FailAt(shm::Point::kLeaveSpace);
+  const Session& session = *process.session;
+  if (hooks_.leave_space(session.space(), session.peer().pid)) Forget(session.id());
 }
 
 // After all that it had is unmapped.

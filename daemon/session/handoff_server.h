@@ -11,6 +11,7 @@
 #include <string>
 
 #include "daemon/account.h"
+#include "daemon/event_source.h"
 #include "daemon/events.h"
 #include "daemon/nommu/memory_map.h"
 #include "daemon/session/access.h"
@@ -58,11 +59,6 @@ class HandoffServer {
   void EndDead();
 
  private:
-  struct SourceCloser {
-    void operator()(sd_event_source* source) const { sd_event_source_disable_unref(source); }
-  };
-  using Source = std::unique_ptr<sd_event_source, SourceCloser>;
-
   // One connected peer, until it hangs up.
   struct Connection {
     HandoffServer* server = nullptr;
@@ -70,16 +66,16 @@ class HandoffServer {
     shm::UniqueFd socket;
     std::shared_ptr<Session> session;  // null before Hello
     Charge charge;                     // empty before Hello
-    Source readable;
-    Source hello_deadline;
+    EventSource readable;
+    EventSource hello_deadline;
   };
   // One session's process, until it has ended and all it had is unmapped. Outlives the connection.
   struct Process {
     HandoffServer* server = nullptr;
     std::shared_ptr<Session> session;
     shm::UniqueFd pidfd;
-    Source ended;
-    Source closing;
+    EventSource ended;
+    EventSource closing;
   };
 
   void Tell(EventKind kind, const Session& session, const std::string& sentence = "");
@@ -94,6 +90,7 @@ class HandoffServer {
                                                    nommu::SpaceId space);
   absl::Status Watch(std::shared_ptr<Session> session, shm::UniqueFd pidfd);
   void EndSession(std::uint64_t session);
+  void LeavePortion(const Process& process);
   void Forget(std::uint64_t session);
   bool DropSilent();
   void Drop(std::uint64_t connection);
@@ -105,7 +102,7 @@ class HandoffServer {
   Accounts& accounts_;
   Events& events_;
   const HandoffHooks hooks_;
-  Source accepting_;
+  EventSource accepting_;
   std::uint64_t next_connection_ = 1;
   std::map<std::uint64_t, Connection> connections_;
   std::set<std::uint64_t> silent_;              // those that have not said Hello
