@@ -135,18 +135,4 @@ void Accounts::SetLimits(const UserLimits& limits) {
   for (const auto& [user, account] : accounts_) Apply(limits, *account);
 }
 
-std::vector<UserUsage> Accounts::List() const {
-  std::vector<UserUsage> listed;
-  shm::MutexLock lock(mutex_);
-  for (const auto& [user, account] : accounts_) {
-    if (user == kNobody) continue;
-    UserUsage& usage = listed.emplace_back(UserUsage{.user = user});
-    for (std::size_t i = 0; i < kResources; ++i) {
-      usage.used[i] = account->used(static_cast<Resource>(i));
-      usage.most[i] = account->limit(static_cast<Resource>(i));
-    }
-  }
-  return listed;
-}
-
 }  // namespace mapbroker

@@ -11,7 +11,6 @@
 #include <optional>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/container/btree_map.h"
 #include "absl/status/statusor.h"
@@ -123,11 +122,6 @@ class Charge {
   std::uint64_t count_ = 0;
 };
 
-struct UserUsage {
-  std::uint32_t user = 0;
-  std::array<std::uint64_t, kResources> used{}, most{};  // by Resource; most 0: no limit
-};
-
 // Who makes calls that carry no session's token: all of them together, since nobody tells who they are.
 inline constexpr std::uint32_t kNobody = UINT32_MAX;
 
@@ -140,8 +134,6 @@ class Accounts {
   Account& Of(std::uint32_t user);
   // Takes nothing away from who has more by now.
   void SetLimits(const UserLimits& limits);
-  // By user, without kNobody.
-  std::vector<UserUsage> List() const;
 
  private:
   static void Apply(const UserLimits& limits, Account& account);

@@ -80,11 +80,28 @@ absl::Status SetDirectoryMode(const std::string& octal, Config& config) {
   return Invalid(absl::StrCat("directory mode \"", octal, "\" shuts the daemon out: start with 7, like \"0750\""));
 }
 
+// Of a user or group.
+absl::StatusOr<std::uint32_t> LookUp(const std::string& name, bool group) {
+  // As large as an entry may be: a group's names all its members.
+  std::vector<char> buffer(std::size_t{1} << 16);
+  passwd user;
+  struct group group_entry;
+  passwd* found_user = nullptr;
+  struct group* found_group = nullptr;
+  if (group) {
+    getgrnam_r(name.c_str(), &group_entry, buffer.data(), buffer.size(), &found_group);
+    if (found_group != nullptr) return found_group->gr_gid;
+  } else {
+    getpwnam_r(name.c_str(), &user, buffer.data(), buffer.size(), &found_user);
+    if (found_user != nullptr) return found_user->pw_uid;
+  }
+  return Invalid(absl::StrCat("there is no ", group ? "group" : "user", " \"", name, "\": make it or name another"));
+}
+
 absl::Status SetSocketGroup(const std::string& name, Config& config) {
-  const group* const entry = name.empty() ? nullptr : getgrnam(name.c_str());
-  if (entry == nullptr) return Invalid(absl::StrCat("there is no group \"", name, "\": make it or name another"));
-  config.socket_group = entry->gr_gid;
-  return absl::OkStatus();
+  const absl::StatusOr<std::uint32_t> group = LookUp(name, /*group=*/true);
+  if (group.ok()) config.socket_group = *group;
+  return group.status();
 }
 
 absl::Status SetEndpoint(const std::string& text, const char* key, std::optional<Endpoint>& endpoint) {
@@ -226,26 +243,11 @@ absl::Status ApplyLimit(const std::string& name, const toml::node& value, Limits
 }
 
 absl::StatusOr<std::uint32_t> IdOf(const toml::node& value, bool group) {
-  const char* const what = group ? "group" : "user";
   if (const auto number = value.value_exact<std::int64_t>(); number && *number >= 0 && *number < kNobody) {
     return static_cast<std::uint32_t>(*number);
   }
-  const auto name = value.value_exact<std::string>();
-  if (!name) return Invalid(absl::StrCat("a ", what, " is a name in quotes or a number"));
-  // As large as an entry may be: a group's names all its members.
-  std::vector<char> buffer(std::size_t{1} << 16);
-  passwd user;
-  struct group group_entry;
-  passwd* found_user = nullptr;
-  struct group* found_group = nullptr;
-  if (group) {
-    getgrnam_r(name->c_str(), &group_entry, buffer.data(), buffer.size(), &found_group);
-    if (found_group != nullptr) return found_group->gr_gid;
-  } else {
-    getpwnam_r(name->c_str(), &user, buffer.data(), buffer.size(), &found_user);
-    if (found_user != nullptr) return found_user->pw_uid;
-  }
-  return Invalid(absl::StrCat("there is no ", what, " \"", *name, "\""));
+  if (const auto name = value.value_exact<std::string>()) return LookUp(*name, group);
+  return Invalid(absl::StrCat("a ", group ? "group" : "user", " is a name in quotes or a number"));
 }
 
 absl::Status ApplyAccess(const std::string& name, const toml::node& value, session::AccessRules& rules) {

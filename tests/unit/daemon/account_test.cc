@@ -180,21 +180,14 @@ class Charged : public ::testing::TestWithParam<const nommu::Profile*> {
     for (const auto& device : broker_->devices().List("")) {
       EXPECT_TRUE(broker_->devices().Remove(device.stat.name, Credentials{}).ok());
     }
-    // Files are closed elsewhere, and soon.
-    const auto descriptors = [&] {
-      std::uint64_t open = 0;
-      for (const UserUsage& usage : broker_->accounts().List()) {
-        open += usage.used[static_cast<std::size_t>(Resource::kDescriptors)];
+    for (const uid_t user : {uid_t{0}, kAlice, kBob}) {
+      // Files are closed elsewhere, and soon.
+      const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+      while (Used(user, Resource::kDescriptors) > 0 && std::chrono::steady_clock::now() < deadline) {
+        std::this_thread::yield();
       }
-      return open;
-    };
-    for (const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-         descriptors() > 0 && std::chrono::steady_clock::now() < deadline;) {
-      std::this_thread::yield();
-    }
-    for (const UserUsage& usage : broker_->accounts().List()) {
       for (std::size_t i = 0; i < kResources; ++i) {
-        EXPECT_EQ(usage.used[i], 0u) << "user " << usage.user << " has " << kResourceKeys[i] << " left";
+        EXPECT_EQ(Used(user, static_cast<Resource>(i)), 0u) << "user " << user << " has " << kResourceKeys[i] << " left";
       }
     }
   }
