@@ -2,7 +2,10 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -12,11 +15,17 @@
 #include <string>
 #include <vector>
 
+#include "mapbroker/v1/handoff.pb.h"
+#include "proto/handoff_packet.h"
+#include "shm_backend/unique_fd.h"
 #include "tests/integration/daemon.h"
+#include "tests/integration/hanging_file.h"
 #include "tests/integration/peer.h"
 
 namespace mapbroker::testing {
 namespace {
+
+using shm::UniqueFd;
 
 constexpr std::uint64_t kLength = 12'288;
 constexpr uid_t kMallory = 20'004;
@@ -89,6 +98,69 @@ TEST_P(Hostile, PeersDelayNobodyForGoodAndBreakNothing) {
   EXPECT_EQ(holder.Read(own), Bytes(kLength, '\1'));
   // Nothing of it stays: what was opened for the attacker is closed when he is gone.
   WaitUntil("the attacker's descriptors are closed", [&] { return DescriptorsOfDaemon() <= descriptors + 4; });
+  daemon_->ExpectServes();
+}
+
+// Files of a server that never answers, of another user than those who behave.
+class Hanging : public Attacked, public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!file_.mounted()) GTEST_SKIP() << "FUSE cannot be mounted here";
+    ASSERT_GE(file_.fd(), 0);
+  }
+  UniqueFd Connect() const {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    (RuntimeDir() + "/" + kHandoffSocketName).copy(address.sun_path, sizeof(address.sun_path) - 1);
+    UniqueFd connection(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+    EXPECT_EQ(connect(connection.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+    const timeval patience{.tv_sec = kDeadline.count(), .tv_usec = 0};
+    setsockopt(connection.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    return connection;
+  }
+  v1::HandoffReply Ask(const UniqueFd& connection, const v1::HandoffRequest& request, int fd) const {
+    EXPECT_EQ(SendHandoffPacket(connection.get(), request, fd), 0);
+    v1::HandoffReply reply;
+    EXPECT_EQ(ReceiveHandoffPacket(connection.get(), reply).error, 0);
+    return reply;
+  }
+  std::size_t OpenInDaemon(const std::string& path) const {
+    std::size_t open = 0;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(daemon_->pid()) + "/fd")) {
+      std::error_code gone;
+      open += std::filesystem::read_symlink(entry.path(), gone) == path ? 1 : 0;
+    }
+    return open;
+  }
+
+  HangingFile file_{daemon_->pid()};
+};
+
+TEST_F(Hanging, FilesKeepNeitherTheDaemonNorOtherUsersFilesFromBeingClosed) {
+  v1::HandoffRequest hello, pass, close;
+  hello.mutable_hello()->set_max_version(kMaxProtocolVersion);
+  hello.mutable_hello()->set_min_version(kMinProtocolVersion);
+  pass.mutable_pass_file();
+  const UniqueFd session = Connect(), unwanted = Connect();
+  // Where none belongs, and where one does; closed, and left when the connection ends.
+  EXPECT_TRUE(Ask(unwanted, hello, file_.fd()).has_error());
+  ASSERT_TRUE(Ask(session, hello, -1).has_welcome());
+  for (int i = 0; i < 20; ++i) {
+    const v1::HandoffReply reply = Ask(session, pass, file_.fd());
+    ASSERT_TRUE(reply.has_file_passed());
+    close.mutable_close_file()->set_fd(reply.file_passed().fd());
+    EXPECT_TRUE(Ask(session, close, -1).has_file_closed());
+  }
+  const std::string path = home_.MakeFile("file", kLength);
+  for (int i = 0; i < 5; ++i) {
+    Peer peer(RuntimeDir(), {}, kMallory);
+    const MapReply mapping = peer.Map(path, {.length = kLength});
+    ASSERT_EQ(mapping.error, 0) << mapping.sentence;
+    EXPECT_EQ(peer.Read(mapping), ReadFile(path));
+    EXPECT_EQ(peer.Unmap(mapping), 0);
+    peer.Disconnect();
+  }
+  WaitUntil("what others passed is closed", [&] { return OpenInDaemon(path) == 0; });
   daemon_->ExpectServes();
 }
 
