@@ -40,7 +40,7 @@ bool IsTooLarge(const grpc::Status& status) {
          absl::StrContains(status.error_message(), "larger than max");
 }
 
-// gRPC's own answer when many callers have taken its threads or memory: the call has not begun, or was given up.
+// gRPC's own answer when others' calls have taken all of its threads, as many slow readers do: the call has not begun.
 bool IsCrowdedOut(const grpc::Status& status) {
   return status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED && status.error_details().empty() &&
          !IsTooLarge(status);
@@ -96,7 +96,8 @@ enum class Repeat {
 // The handoff socket answers before gRPC's channel has noticed that the daemon is back.
 constexpr std::chrono::seconds kChannelDeadline(5);
 
-// A call for which gRPC has no room is made again so often, and so long after; what crowds it out is over sooner.
+// A call for which gRPC has no thread is made again so often, and so long after. The daemon lets no user hold so many
+// for long.
 constexpr int kMostCrowdedOut = 100;
 constexpr std::chrono::milliseconds kCrowdedOutPause(50);
 
