@@ -14,6 +14,7 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
+#include <deque>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -295,11 +296,15 @@ void EachPoint::EndSessions() {
     Note(client->Map({.length = kPage, .flags = kAnonymous}).status());
   }
   {
-    auto* const before = new absl::StatusOr<Client>(Connect());  // what an exec leaves is never taken down
-    ASSERT_TRUE(before->ok()) << before->status();
-    absl::StatusOr<Mapping> mapping = (*before)->Map({.length = kPage, .flags = kAnonymous});
-    if (Note(mapping.status())) new Mapping(*std::move(mapping));
-    absl::StatusOr<Client> after = Connect({.token = (*before)->Token(), .executed = true});
+    // What an exec leaves is never taken down.
+    static auto& clients = *new std::deque<Client>;
+    static auto& mappings = *new std::deque<Mapping>;
+    absl::StatusOr<Client> connected = Connect();
+    ASSERT_TRUE(connected.ok()) << connected.status();
+    Client& before = clients.emplace_back(*std::move(connected));
+    absl::StatusOr<Mapping> mapping = before.Map({.length = kPage, .flags = kAnonymous});
+    if (Note(mapping.status())) mappings.push_back(*std::move(mapping));
+    absl::StatusOr<Client> after = Connect({.token = before.Token(), .executed = true});
     ASSERT_TRUE(after.ok()) << after.status();
   }
   std::optional<Peer> peer;
