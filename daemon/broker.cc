@@ -37,6 +37,7 @@ record::Result Broker::ResultOf(const nommu::Grant& grant, std::uint32_t prot) {
   record::Result result;
   result.set_address(grant.address);
   result.set_length(grant.length);
+  result.set_room(grant.room);
   result.set_kind(static_cast<std::uint32_t>(grant.kind));
   result.set_existing(grant.existing);
   result.set_prot(prot);
@@ -46,6 +47,7 @@ record::Result Broker::ResultOf(const nommu::Grant& grant, std::uint32_t prot) {
 nommu::Grant Broker::GrantOf(const record::Result& result) {
   return {.address = result.address(),
           .length = result.length(),
+          .room = result.room(),
           .kind = static_cast<nommu::MappingKind>(result.kind()),
           .existing = result.existing()};
 }

@@ -26,7 +26,6 @@ void* Keep(mb_session& session, Mapped mapped) {
   shm::MutexLock lock(session.mutex);
   session.pieces[at] = Piece{.length = mapped.grant.length(),
                              .pool_address = mapped.grant.address(),
-                             .prot = static_cast<int>(mapped.grant.prot()),
                              .attachment = std::move(mapped.attachment),
                              .file = std::move(mapped.file)};
   return at;
@@ -109,9 +108,9 @@ int mb_munmap(mb_session* session, void* addr, size_t length) {
     const std::uint64_t page = session->session->welcome().page_size();
     const std::uint64_t gone = length == 0 ? old.length : (length + page - 1) / page * page;
     const std::uint64_t end = before + gone;
-    if (before > 0) session->pieces[first] = Piece{before, old.pool_address, old.prot, old.attachment, nullptr};
+    if (before > 0) session->pieces[first] = Piece{before, old.pool_address, old.attachment, nullptr};
     if (end < old.length) {
-      session->pieces[first + end] = Piece{old.length - end, old.pool_address + end, old.prot, old.attachment, nullptr};
+      session->pieces[first + end] = Piece{old.length - end, old.pool_address + end, old.attachment, nullptr};
     }
     if (before > 0 || end < old.length) old.attachment->DetachPart(old.pool_address + before, gone);
   }
@@ -141,25 +140,6 @@ void* mb_mremap(mb_session* session, void* old_address, size_t old_size, size_t 
   if (!length.ok()) {
     Fail(length.status());
     return MB_MAP_FAILED;
-  }
-  if (*length > piece.length) {
-    auto larger = session->session->AttachLarger(piece.pool_address, *length, piece.prot, piece.attachment);
-    std::byte* const at = larger.ok() ? (*larger)->At(piece.pool_address) : nullptr;
-    if (larger.ok() && at != old_address && (flags & MREMAP_MAYMOVE) == 0) {
-      larger = mapbroker::MakeStatus(
-          ENOMEM, "what the mapping grows by is attached elsewhere in this process: pass MREMAP_MAYMOVE", "U3");
-    }
-    if (!larger.ok()) {
-      session->session->Remap(piece.pool_address, *length, piece.length, 0, 0).IgnoreError();
-      Fail(larger.status());
-      return MB_MAP_FAILED;
-    }
-    Piece moved = piece;
-    moved.length = *length;
-    moved.attachment = *std::move(larger);
-    session->pieces.erase(found);
-    session->pieces[at] = std::move(moved);
-    return at;
   }
   piece.length = *length;
   return old_address;

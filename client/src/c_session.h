@@ -24,7 +24,6 @@ namespace mapbroker::c_face {
 struct Piece {
   std::uint64_t length = 0;  // bytes
   std::uint64_t pool_address = 0;
-  int prot = 0;
   std::shared_ptr<Attachment> attachment;
   std::shared_ptr<PassedFile> file;
 };

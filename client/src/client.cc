@@ -87,7 +87,10 @@ absl::Status Mapping::Unmap() {
 
 absl::Status Mapping::Resize(std::uint64_t length) {
   if (impl_ == nullptr) return MakeStatus(EINVAL, "the mapping is empty", "U3");
-  return impl_->session->Resize(impl_->mapped, length);
+  const absl::StatusOr<std::uint64_t> resized = impl_->session->Remap(address(), this->length(), length, 0, 0);
+  if (!resized.ok()) return resized.status();
+  impl_->mapped.grant.set_length(*resized);
+  return absl::OkStatus();
 }
 
 std::uint64_t Mapping::Release() {

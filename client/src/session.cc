@@ -203,8 +203,9 @@ absl::Status Session::AttachGrant(Mapped& mapped) {
   mapped.attachment = whole_pool_;
   if (mapped.attachment != nullptr) return absl::OkStatus();
   const v1::MmapResponse& grant = mapped.grant;
-  auto attachment =
-      Attachment::Region(pool_.get(), welcome_, grant.address(), grant.length(), static_cast<int>(grant.prot()));
+  // All that mremap may make of it, so that it need not be attached anew. A daemon may not say so much.
+  auto attachment = Attachment::Region(pool_.get(), welcome_, grant.address(), std::max(grant.length(), grant.room()),
+                                       static_cast<int>(grant.prot()));
   if (!attachment.ok()) {
     Unmap(grant.address(), grant.length()).IgnoreError();
     return attachment.status();
@@ -278,28 +279,6 @@ absl::Status Session::Unmap(std::uint64_t address, std::uint64_t length) {
   request.set_address(address);
   request.set_length(length);
   return stub_->Munmap(request);
-}
-
-absl::StatusOr<std::shared_ptr<Attachment>> Session::AttachLarger(std::uint64_t address, std::uint64_t length, int prot,
-                                                                  const std::shared_ptr<Attachment>& attached) {
-  if (attached == whole_pool_) return attached;
-  return Attachment::Region(pool_.get(), welcome_, address, length, prot);
-}
-
-absl::Status Session::Resize(Mapped& mapped, std::uint64_t length) {
-  const std::uint64_t address = mapped.grant.address(), before = mapped.grant.length();
-  const absl::StatusOr<std::uint64_t> resized = Remap(address, before, length, 0, 0);
-  if (!resized.ok()) return resized.status();
-  if (*resized > before) {
-    auto larger = AttachLarger(address, *resized, static_cast<int>(mapped.grant.prot()), mapped.attachment);
-    if (!larger.ok()) {
-      Remap(address, *resized, before, 0, 0).IgnoreError();
-      return larger.status();
-    }
-    mapped.attachment = *std::move(larger);
-  }
-  mapped.grant.set_length(*resized);
-  return absl::OkStatus();
 }
 
 absl::StatusOr<std::uint64_t> Session::Remap(std::uint64_t address, std::uint64_t old_length, std::uint64_t new_length,

@@ -62,12 +62,6 @@ class Session {
   absl::Status WithFile(const MapOptions& options, const std::function<absl::Status(int)>& use);
   // shmat(2) and shmdt(2).
   absl::StatusOr<Mapped> Attach(int id, int flags, std::uint64_t address);
-  // mremap(2) in place, to whole pages. What it grew by is attached, so that its bytes may lie elsewhere afterwards; if
-  // that fails it has its old length.
-  absl::Status Resize(Mapped& mapped, std::uint64_t length);
-  // For a mapping that has grown: a larger one than `attached`, or the same if that is the whole pool.
-  absl::StatusOr<std::shared_ptr<Attachment>> AttachLarger(std::uint64_t address, std::uint64_t length, int prot,
-                                                           const std::shared_ptr<Attachment>& attached);
   absl::Status Detach(std::uint64_t address);
   // By pool address; says nothing of the attachment.
   absl::Status Unmap(std::uint64_t address, std::uint64_t length);

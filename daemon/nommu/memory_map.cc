@@ -35,6 +35,9 @@ std::uint64_t SharedEnd(const Mapping& mapping) {
   return mapping.offset / kPageSize + PagesOf(mapping.length);
 }
 
+// It is shared, or may come to be.
+bool IsShared(MappingKind kind) { return kind == MappingKind::kSharedCopy || kind == MappingKind::kDirect; }
+
 // What a mapping of the region holds, however little of it is mapped: the memory stays as long as the mapping.
 std::uint64_t CostOf(const Region& region) { return region.length + region.slack; }
 
@@ -252,6 +255,10 @@ std::uint64_t MemoryMap::DirectUsers(const FileId& file) const {
   return users;
 }
 
+PoolAddress MemoryMap::BoundOf(const Region& region) const {
+  return profile_.grows_into_slack ? region.top() : region.end();
+}
+
 Grant MemoryMap::Commit(SpaceId id, const Reservation& reservation, const MapRequest& request) {
   Region* region = reservation.region;
   const PoolAddress start = region->start + (region->file == nullptr ? 0 : request.offset - region->offset);
@@ -266,7 +273,11 @@ Grant MemoryMap::Commit(SpaceId id, const Reservation& reservation, const MapReq
   // What it takes beyond the request was not known before.
   if (reservation.payer != nullptr) reservation.payer->Add(Resource::kBytes, CostOf(*region) - reservation.paid);
   Insert(id, spaces_.at(id), start, mapping);
-  return Grant{.address = start, .length = mapping.length, .kind = region->kind, .existing = !reservation.created};
+  return Grant{.address = start,
+               .length = mapping.length,
+               .room = IsShared(region->kind) ? mapping.length : BoundOf(*region) - start,
+               .kind = region->kind,
+               .existing = !reservation.created};
 }
 
 std::optional<Freed> MemoryMap::Abandon(const Reservation& reservation) {
@@ -431,12 +442,10 @@ absl::StatusOr<std::uint64_t> MemoryMap::Remap(SpaceId id, const RemapRequest& r
                   "no mapping at the address has the old length: pass the length that is listed");
   }
   Mapping& mapping = at->second;
-  if (mapping.region->kind == MappingKind::kSharedCopy || mapping.region->kind == MappingKind::kDirect) {
+  if (IsShared(mapping.region->kind)) {
     return Refuse(EPERM, "U3", "the mapping is or may be shared, so its length cannot change: unmap it and map anew");
   }
-  // P6.
-  const PoolAddress bound = profile_.grows_into_slack ? mapping.region->top() : mapping.region->end();
-  const std::uint64_t room = bound - request.address;
+  const std::uint64_t room = BoundOf(*mapping.region) - request.address;
   if (new_pages * kPageSize > room) {
     return Refuse(
         ENOMEM, "U3",

@@ -82,6 +82,7 @@ struct Mapping {
 struct Grant {
   PoolAddress address = 0;
   std::uint64_t length = 0;  // bytes (P8)
+  std::uint64_t room = 0;    // bytes that mremap may make of it (P6); not less than the length
   MappingKind kind = MappingKind::kAnonymous;
   bool existing = false;  // the region was there before the request
 };
@@ -261,6 +262,8 @@ class MemoryMap {
   absl::StatusOr<Region*> FindToShare(const MapRequest& request, const File& file, MappingKind kind,
                                       bool can_be_direct) const;
   static absl::Status Pay(Account* payer, Reservation& reservation);
+  // P6: where mappings of the region end at most.
+  PoolAddress BoundOf(const Region& region) const;
   const IntervalIndex* IndexOf(const FileId& file, MappingKind kind) const;
   Region* NewRegion(const MapRequest& request, const std::shared_ptr<const File>& file, MappingKind kind);
   void Index(Region* region);

@@ -37,6 +37,7 @@ grpc::Status MemoryService::Mmap(grpc::ServerContext* context, const v1::MmapReq
   if (!granted.ok()) return ToGrpc(granted.status());
   response->set_address(granted->address);
   response->set_length(granted->length);
+  response->set_room(granted->room);
   response->set_prot(request->prot());
   response->set_kind(ToProto(granted->kind));
   response->set_existing(granted->existing);

@@ -4,6 +4,7 @@
 #include <sys/shm.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -151,6 +152,28 @@ TEST_F(CFace, SmallObjectsOfClassicAreUsable) {
   EXPECT_ERRNO(mb_munmap(a_.get(), one, 50), EINVAL);
   EXPECT_EQ(mb_munmap(a_.get(), one, 100), 0);
   EXPECT_EQ(mb_munmap(a_.get(), two, 0), 0);
+}
+
+TEST_F(CFace, AMappingGrowsWhereItIsAndItsMemoryIsThere) {
+  // What a run exceeds the request by stays with it.
+  const std::string file = daemon_.files().WriteFile("untrimmed.toml", "[limits]\nnr_trim_pages = 0\n");
+  Daemon untrimmed({"--config", file});
+  const Session session(connect_from_c(untrimmed.runtime_dir().c_str()));
+  constexpr std::size_t kPage = 4096, kMade = 5 * kPage, kRoom = 8 * kPage;
+  auto* const memory = static_cast<char*>(
+      mb_mmap(session.get(), nullptr, kMade, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(memory, MB_MAP_FAILED) << mb_strerror();
+  std::fill(memory, memory + kMade, 'm');
+  ASSERT_EQ(mb_mremap(session.get(), memory, kMade, kRoom, 0), memory) << mb_strerror();
+  EXPECT_TRUE(std::all_of(memory, memory + kMade, [](char byte) { return byte == 'm'; }));
+  EXPECT_TRUE(std::all_of(memory + kMade, memory + kRoom, [](char byte) { return byte == 0; }));
+  std::fill(memory + kMade, memory + kRoom, 'g');
+  ASSERT_EQ(mb_mremap(session.get(), memory, kRoom, kPage, 0), memory) << mb_strerror();
+  ASSERT_EQ(mb_mremap(session.get(), memory, kPage, kRoom, 0), memory) << mb_strerror();
+  EXPECT_EQ(memory[kRoom - 1], 'g') << "it was the mapping's all the time";
+  EXPECT_EQ(mb_mremap(session.get(), memory, kRoom, kRoom + kPage, MREMAP_MAYMOVE), MB_MAP_FAILED);
+  EXPECT_EQ(errno, ENOMEM);
+  EXPECT_EQ(mb_munmap(session.get(), memory, kRoom), 0) << mb_strerror();
 }
 
 TEST_F(CFace, ATokenTakesTheSessionUpAndPeekSeesIt) {

@@ -60,9 +60,7 @@ MAPBROKER_EXPORT int mb_munmap(mb_session* session, void* addr, size_t length);
 
 // mremap(2) (U3): changes the length of a private mapping in place, in bytes, within what it was made with (P6).
 // `old_address` as mb_mmap returned it; `flags` as for mremap(2), of which MREMAP_FIXED needs the same address as a
-// further argument. Returns the same address, or, of a mapping that has grown and with MREMAP_MAYMOVE, where it is
-// attached now; without the flag growing fails with ENOMEM where the memory beyond is not attached. MB_MAP_FAILED with
-// errno EINVAL, EFAULT, EPERM or ENOMEM.
+// further argument. Returns the same address, or MB_MAP_FAILED with errno EINVAL, EFAULT, EPERM or ENOMEM.
 MAPBROKER_EXPORT void* mb_mremap(mb_session* session, void* old_address, size_t old_size, size_t new_size, int flags,
                                  ... /* void *new_address */);
 

@@ -48,8 +48,7 @@ class MAPBROKER_EXPORT Mapping {
   absl::Status Unmap();
 
   // mremap(2) (U3): changes the length in place, in bytes, rounded up to pages. ENOMEM past what the mapping was made
-  // with (P6), EPERM if it is or may be shared. The pool address stays; where a mapping is attached by itself, bytes()
-  // of one that has grown may lie elsewhere than before.
+  // with (P6), EPERM if it is or may be shared.
   absl::Status Resize(std::uint64_t length);
 
   // Gives up the object and keeps the mapping, until the session ends or Client::Munmap. Its pool address. Only for
