@@ -7,14 +7,15 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 #include <grpcpp/server_posix.h>
+#include <poll.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
 #include <utility>
 
+#include "daemon/nommu/refusal.h"
 #include "daemon/rpc/calls.h"
 #include "daemon/session/peer.h"
 #include "spdlog/spdlog.h"
@@ -37,6 +38,10 @@ constexpr std::size_t kMaxBuffers = std::size_t{256} << 20;
 
 // Threads of gRPC's, each of which a call may hold: as many as four users may have under way (limits.calls).
 constexpr int kMaxThreads = 4096;
+
+// Connections that are accepted in one turn. Nearly all that can wait are: who finds the queue full is refused by the
+// kernel, and has to come again.
+constexpr int kMaxAccepts = 256;
 
 // A peer that connects and says nothing is dropped after this; a client sends HTTP/2's preface at once.
 constexpr std::uint64_t kSilenceUsec = 5'000'000;
@@ -79,43 +84,49 @@ Server::~Server() {
 }
 
 void Server::Accept() {
-  shm::UniqueFd socket = listener_.Accept();
-  if (!socket || (connections_.size() >= kMaxGrpcConnections && !DropSilent())) return;
+  for (int accepted = 0; accepted < kMaxAccepts; ++accepted) {
+    shm::UniqueFd socket = listener_.Accept();
+    if (!socket) return;
+    // gRPC has no words for a connection that is not wanted, so it is closed. The reason was told on the handoff
+    // socket, where whoever has a token has been before.
+    if (const absl::Status admitted = Admit(std::move(socket)); !admitted.ok()) {
+      spdlog::debug("a gRPC connection is closed: {}", std::string(admitted.message()));
+    }
+  }
+}
+
+absl::Status Server::Admit(shm::UniqueFd socket) {
+  const absl::StatusOr<Credentials> peer = session::PeerOf(socket.get());
+  if (!peer.ok()) return peer.status();
+  if (absl::Status status = access_.MayConnect(*peer); !status.ok()) return status;
+  absl::StatusOr<Charge> charge = Charge::Take(&accounts_.Of(peer->uid), Resource::kConnections, 1);
+  if (!charge.ok()) return charge.status();
+  if (connections_.size() >= kMaxGrpcConnections && !DropSilent()) {
+    return nommu::Refuse(EAGAIN, "", "there are as many connections as the daemon takes");
+  }
+
   const std::uint64_t number = next_connection_++;
   silent_.insert(number);
   Connection& connection = connections_[number];
   connection.server = this;
   connection.number = number;
+  connection.user = peer->uid;
   connection.socket = std::move(socket);
-
-  connection.event = OnEvents<[](Connection& ready) { ready.server->Admit(ready); }>(loop_, connection.socket.get(),
+  connection.charge = *std::move(charge);
+  connection.event = OnEvents<[](Connection& ready) { ready.server->Queue(ready); }>(loop_, connection.socket.get(),
                                                                                      EPOLLIN, connection);
   connection.deadline =
       After<[](Connection& silent) { silent.server->Drop(silent.number); }>(loop_, kSilenceUsec, connection);
-  if (connection.event == nullptr || connection.deadline == nullptr) Drop(number);
+  if (connection.event != nullptr && connection.deadline != nullptr) return absl::OkStatus();
+  Drop(number);
+  return nommu::Refuse(ENOMEM, "", "it cannot be watched");
 }
 
-// gRPC has no words for a connection that is not wanted, so it is closed. The reason was told on the handoff socket,
-// where whoever has a token has been before.
-void Server::Admit(Connection& connection) {
-  char first;
-  if (recv(connection.socket.get(), &first, sizeof(first), MSG_PEEK) <= 0) return Drop(connection.number);
-  const absl::StatusOr<Credentials> peer = session::PeerOf(connection.socket.get());
-  absl::Status admitted = peer.status();
-  if (admitted.ok()) admitted = access_.MayConnect(*peer);
-  if (admitted.ok()) {
-    absl::StatusOr<Charge> charge = Charge::Take(&accounts_.Of(peer->uid), Resource::kConnections, 1);
-    admitted = charge.status();
-    if (charge.ok()) connection.charge = *std::move(charge);
-  }
-  if (!admitted.ok()) {
-    spdlog::debug("a gRPC connection is closed: {}", std::string(admitted.message()));
-    return Drop(connection.number);
-  }
+void Server::Queue(Connection& connection) {
   silent_.erase(connection.number);
   connection.deadline.reset();
   connection.event.reset();
-  waiting_[peer->uid].push_back(connection.number);
+  waiting_[connection.user].push_back(connection.number);
   if (giving_ == nullptr) giving_ = InTurns<[](Server& self) { self.GiveNext(); }>(loop_, *this);
   if (giving_ == nullptr) std::abort();
 }
@@ -132,6 +143,8 @@ void Server::GiveNext() {
 }
 
 void Server::GiveToGrpc(Connection& connection) {
+  pollfd peer{.fd = connection.socket.get(), .events = 0, .revents = 0};
+  if (poll(&peer, 1, 0) != 0) return Drop(connection.number);  // it has hung up meanwhile
   shm::UniqueFd watched(fcntl(connection.socket.get(), F_DUPFD_CLOEXEC, 0));
   if (!watched) return Drop(connection.number);
   shm::UniqueFd socket = std::exchange(connection.socket, std::move(watched));

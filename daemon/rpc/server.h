@@ -14,6 +14,7 @@
 #include <set>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "daemon/account.h"
 #include "daemon/event_source.h"
 #include "daemon/session/access.h"
@@ -49,7 +50,8 @@ class Server {
   struct Connection {
     Server* server = nullptr;
     std::uint64_t number = 0;
-    // Until the peer has said something the socket; then a duplicate of what gRPC has and closes, to see its end.
+    uid_t user = 0;
+    // Until gRPC has it the socket; then a duplicate of what gRPC has and closes, to see its end.
     shm::UniqueFd socket;
     Charge charge;
     EventSource event;     // the first byte; later the end
@@ -57,7 +59,8 @@ class Server {
   };
 
   void Accept();
-  void Admit(Connection& connection);
+  absl::Status Admit(shm::UniqueFd socket);
+  void Queue(Connection& connection);
   void GiveNext();
   void GiveToGrpc(Connection& connection);
   bool DropSilent();
@@ -72,7 +75,7 @@ class Server {
   std::uint64_t next_connection_ = 1;
   std::map<std::uint64_t, Connection> connections_;
   std::set<std::uint64_t> silent_;  // those that have said nothing yet
-  // Those that have, and that gRPC does not have yet, by user. It takes long over each, so that users take turns: who
+  // Those that have, and that gRPC does not have yet, by user. gRPC takes long over each, so that users take turns: who
   // connects again and again delays himself.
   std::map<uid_t, std::deque<std::uint64_t>> waiting_;
   uid_t last_user_ = 0;
