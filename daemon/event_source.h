@@ -36,7 +36,7 @@ EventSource After(sd_event* loop, std::uint64_t usec, T& at) {
   };
   sd_event_source* source = nullptr;
   return EventSource(sd_event_add_time_relative(loop, &source, CLOCK_MONOTONIC, usec, 0, call, &at) < 0 ? nullptr
-                                                                                                       : source);
+                                                                                                        : source);
 }
 
 // Calls Function(at) again and again, each time after all others that are ready have had their turn. A source that
@@ -50,7 +50,8 @@ EventSource InTurns(sd_event* loop, T& at) {
     return 0;
   };
   sd_event_source* source = nullptr;
-  return EventSource(sd_event_add_time_relative(loop, &source, CLOCK_MONOTONIC, 0, 1, call, &at) < 0 ? nullptr : source);
+  return EventSource(sd_event_add_time_relative(loop, &source, CLOCK_MONOTONIC, 0, 1, call, &at) < 0 ? nullptr
+                                                                                                     : source);
 }
 
 }  // namespace mapbroker

@@ -137,8 +137,8 @@ void HandoffServer::Accept() {
 
   connection.readable = OnEvents<[](Connection& ready) { ready.server->Receive(ready); }>(
       loop_, connection.socket.get(), EPOLLIN, connection);
-  connection.hello_deadline = After<[](Connection& silent) { silent.server->Drop(silent.number); }>(
-      loop_, kHelloDeadlineUsec, connection);
+  connection.hello_deadline =
+      After<[](Connection& silent) { silent.server->Drop(silent.number); }>(loop_, kHelloDeadlineUsec, connection);
   if (connection.readable == nullptr || connection.hello_deadline == nullptr) Drop(number);
 }
 

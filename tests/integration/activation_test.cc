@@ -5,7 +5,6 @@
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <array>
@@ -23,6 +22,7 @@
 #include "tests/integration/child.h"
 #include "tests/integration/daemon.h"
 #include "tests/integration/peer.h"
+#include "tests/integration/raw_socket.h"
 #include "tests/integration/temp_dir.h"
 
 namespace mapbroker::testing {
@@ -33,17 +33,6 @@ using ::testing::HasSubstr;
 
 constexpr std::uint64_t kSize = 5 * 4096;
 constexpr MapOptions kAnonymous{.length = kSize, .prot = PROT_READ | PROT_WRITE, .flags = MAP_PRIVATE | MAP_ANONYMOUS};
-
-UniqueFd Bound(const std::string& path, int type) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  path.copy(address.sun_path, sizeof(address.sun_path) - 1);
-  UniqueFd fd(socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
-  if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    throw std::runtime_error("cannot bind " + path);
-  }
-  return fd;
-}
 
 // Plays what systemd does for a service of two sockets and a store.
 class ServiceManager {

@@ -12,13 +12,12 @@
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstring>
+#include <chrono>
 #include <deque>
 #include <functional>
 #include <iostream>
@@ -37,6 +36,7 @@
 #include "mapbroker/v1/memory.grpc.pb.h"
 #include "proto/handoff_packet.h"
 #include "shm_backend/unique_fd.h"
+#include "tests/integration/raw_socket.h"
 
 namespace mapbroker::testing {
 namespace {
@@ -54,44 +54,17 @@ void Begun() {
   if (!std::exchange(said, true)) std::cout << "attacking" << std::endl;
 }
 
-UniqueFd ConnectTo(const char* name, int type) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  (runtime_dir + "/" + name).copy(address.sun_path, sizeof(address.sun_path) - 1);
-  UniqueFd connection(socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
-  if (connect(connection.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) return {};
-  // A daemon that drops an attacker must not stop the attack.
-  const timeval patience{.tv_sec = 1, .tv_usec = 0};
-  setsockopt(connection.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-  setsockopt(connection.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
-  return connection;
-}
-UniqueFd ConnectHandoff() { return ConnectTo(kHandoffSocketName, SOCK_SEQPACKET); }
-UniqueFd ConnectGrpc() { return ConnectTo(kGrpcSocketName, SOCK_STREAM); }
+// A daemon that drops an attacker must not stop the attack.
+constexpr std::chrono::seconds kPatience(1);
+
+UniqueFd ConnectHandoff() { return ConnectTo(runtime_dir + "/" + kHandoffSocketName, SOCK_SEQPACKET, kPatience); }
+UniqueFd ConnectGrpc() { return ConnectTo(runtime_dir + "/" + kGrpcSocketName, SOCK_STREAM, kPatience); }
 
 std::string HelloBytes() {
   v1::HandoffRequest request;
   request.mutable_hello()->set_min_version(kMinProtocolVersion);
   request.mutable_hello()->set_max_version(kMaxProtocolVersion);
   return request.SerializeAsString();
-}
-
-bool SendBytes(const UniqueFd& connection, const std::string& bytes, const std::vector<int>& fds = {}) {
-  iovec part{const_cast<char*>(bytes.data()), bytes.size()};
-  std::vector<char> control(fds.empty() ? 0 : CMSG_SPACE(fds.size() * sizeof(int)));
-  msghdr header{};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  if (!fds.empty()) {
-    header.msg_control = control.data();
-    header.msg_controllen = control.size();
-    cmsghdr* ancillary = CMSG_FIRSTHDR(&header);
-    ancillary->cmsg_level = SOL_SOCKET;
-    ancillary->cmsg_type = SCM_RIGHTS;
-    ancillary->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
-    std::memcpy(CMSG_DATA(ancillary), fds.data(), fds.size() * sizeof(int));
-  }
-  return sendmsg(connection.get(), &header, MSG_NOSIGNAL) >= 0;
 }
 
 v1::HandoffReply Answer(const UniqueFd& connection) {

@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <algorithm>
 #include <array>
@@ -14,21 +13,10 @@
 
 #include "shm_backend/unique_fd.h"
 #include "tests/integration/peer.h"
+#include "tests/integration/raw_socket.h"
 
 namespace mapbroker::testing {
 namespace {
-
-// Where a daemon says that it is ready, as systemd would give it in NOTIFY_SOCKET.
-shm::UniqueFd NotifySocket(const std::string& path) {
-  shm::UniqueFd notify(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  path.copy(address.sun_path, sizeof(address.sun_path) - 1);
-  if (bind(notify.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    throw std::runtime_error("no notification socket at " + path);
-  }
-  return notify;
-}
 
 std::vector<std::string> DaemonCommand(const std::vector<std::string>& options, const std::string& failure_points) {
   std::vector<std::string> command = {failure_points.empty() ? MAPBROKERD : MAPBROKERD_TEST};
@@ -44,7 +32,7 @@ Daemon::Daemon(std::vector<std::string> options, const std::string& runtime_dir,
     options.insert(options.end(), {"--pool-size", "64M"});
   }
   options.insert(options.end(), {"--runtime-dir", runtime_dir_});
-  notify_ = NotifySocket(files_.Path("notify"));
+  notify_ = Bound(files_.Path("notify"), SOCK_DGRAM);  // where a daemon says that it is ready
   process_.emplace(DaemonCommand(options, failure_points),
                    Environment{{"NOTIFY_SOCKET", files_.Path("notify")}, {"MAPBROKER_FAILURE_POINTS", failure_points}});
   WaitUntil("the daemon is ready",

@@ -3,7 +3,6 @@
 #include <grpcpp/create_channel.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <cerrno>
 #include <chrono>
@@ -17,6 +16,7 @@
 #include "proto/handoff_packet.h"
 #include "shm_backend/unique_fd.h"
 #include "tests/integration/daemon.h"
+#include "tests/integration/raw_socket.h"
 
 namespace mapbroker::testing {
 namespace {
@@ -28,10 +28,7 @@ constexpr std::uint64_t kMemory = 8192;
 class DriverProtocol : public ::testing::Test {
  protected:
   DriverProtocol() {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    (daemon_.runtime_dir() + "/" + kHandoffSocketName).copy(address.sun_path, sizeof(address.sun_path) - 1);
-    EXPECT_EQ(connect(session_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+    EXPECT_TRUE(session_);
     v1::HandoffRequest hello;
     hello.mutable_hello()->set_min_version(kMinProtocolVersion);
     hello.mutable_hello()->set_max_version(kMaxProtocolVersion);
@@ -98,7 +95,7 @@ class DriverProtocol : public ::testing::Test {
   }
 
   Daemon daemon_;
-  const shm::UniqueFd session_{socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
+  const shm::UniqueFd session_ = ConnectTo(daemon_.runtime_dir() + "/" + kHandoffSocketName, SOCK_SEQPACKET, kDeadline);
   const std::unique_ptr<v1::Drivers::Stub> stub_ = v1::Drivers::NewStub(
       grpc::CreateChannel("unix:" + daemon_.runtime_dir() + "/" + kGrpcSocketName, grpc::InsecureChannelCredentials()));
   grpc::ClientContext context_;

@@ -1,4 +1,5 @@
-// A file on FUSE whose server never answers the daemon once the file is open: what fstat, pread and close of it wait for.
+// A file on FUSE whose server never answers the daemon once the file is open: what fstat, pread and close of it wait
+// for.
 #pragma once
 
 #include <sys/types.h>

@@ -4,8 +4,6 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/time.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -21,6 +19,7 @@
 #include "tests/integration/daemon.h"
 #include "tests/integration/hanging_file.h"
 #include "tests/integration/peer.h"
+#include "tests/integration/raw_socket.h"
 
 namespace mapbroker::testing {
 namespace {
@@ -109,13 +108,8 @@ class Hanging : public Attacked, public ::testing::Test {
     ASSERT_GE(file_.fd(), 0);
   }
   UniqueFd Connect() const {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    (RuntimeDir() + "/" + kHandoffSocketName).copy(address.sun_path, sizeof(address.sun_path) - 1);
-    UniqueFd connection(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-    EXPECT_EQ(connect(connection.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
-    const timeval patience{.tv_sec = kDeadline.count(), .tv_usec = 0};
-    setsockopt(connection.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    UniqueFd connection = ConnectTo(RuntimeDir() + "/" + kHandoffSocketName, SOCK_SEQPACKET, kDeadline);
+    EXPECT_TRUE(connection);
     return connection;
   }
   v1::HandoffReply Ask(const UniqueFd& connection, const v1::HandoffRequest& request, int fd) const {

@@ -1,7 +1,6 @@
 // What journald gets: records with fields. The test is the journald of a daemon that sees no other.
 #include <gtest/gtest.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <array>
@@ -17,6 +16,7 @@
 #include "tests/integration/child.h"
 #include "tests/integration/daemon.h"
 #include "tests/integration/peer.h"
+#include "tests/integration/raw_socket.h"
 
 namespace mapbroker::testing {
 namespace {
@@ -29,10 +29,6 @@ class Journal : public ::testing::Test {
     if (geteuid() != 0 || testing::Run({"/usr/bin/unshare", "--mount", "/bin/true"}).status != 0) {
       GTEST_SKIP() << "only root may give a process a file system of its own";
     }
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    files_.Path("socket").copy(address.sun_path, sizeof(address.sun_path) - 1);
-    ASSERT_EQ(bind(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
   }
 
   // A daemon whose standard error goes to journald, or where it says so falsely.
@@ -64,7 +60,7 @@ class Journal : public ::testing::Test {
   }
 
   const TempDir files_;
-  const shm::UniqueFd socket_{socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)};
+  const shm::UniqueFd socket_ = Bound(files_.Path("socket"), SOCK_DGRAM);
   std::optional<Child> daemon_;
 };
 

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,6 +18,7 @@
 #include "proto/handoff_packet.h"
 #include "shm_backend/unique_fd.h"
 #include "tests/integration/daemon.h"
+#include "tests/integration/raw_socket.h"
 
 namespace mapbroker::testing {
 namespace {
@@ -30,14 +30,9 @@ class Packet : public ::testing::Test {
   ~Packet() override { daemon_.ExpectServes(); }
 
   UniqueFd Connect() const {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    (daemon_.runtime_dir() + "/" + kHandoffSocketName).copy(address.sun_path, sizeof(address.sun_path) - 1);
-    UniqueFd connection(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-    EXPECT_EQ(connect(connection.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
     // A daemon that does not answer fails the test instead of stopping it.
-    const timeval patience{.tv_sec = kDeadline.count(), .tv_usec = 0};
-    setsockopt(connection.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    UniqueFd connection = ConnectTo(daemon_.runtime_dir() + "/" + kHandoffSocketName, SOCK_SEQPACKET, kDeadline);
+    EXPECT_TRUE(connection) << strerror(errno);
     return connection;
   }
 
@@ -46,25 +41,6 @@ class Packet : public ::testing::Test {
     request.mutable_hello()->set_min_version(min);
     request.mutable_hello()->set_max_version(max);
     return request;
-  }
-
-  // Sends bytes as one packet with descriptors.
-  static void SendBytes(const UniqueFd& connection, const std::string& bytes, const std::vector<int>& fds = {}) {
-    iovec part{const_cast<char*>(bytes.data()), bytes.size()};
-    std::vector<char> control(fds.empty() ? 0 : CMSG_SPACE(fds.size() * sizeof(int)));
-    msghdr header{};
-    header.msg_iov = &part;
-    header.msg_iovlen = 1;
-    if (!fds.empty()) {
-      header.msg_control = control.data();
-      header.msg_controllen = control.size();
-      cmsghdr* ancillary = CMSG_FIRSTHDR(&header);
-      ancillary->cmsg_level = SOL_SOCKET;
-      ancillary->cmsg_type = SCM_RIGHTS;
-      ancillary->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
-      std::memcpy(CMSG_DATA(ancillary), fds.data(), fds.size() * sizeof(int));
-    }
-    EXPECT_EQ(sendmsg(connection.get(), &header, MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size())) << strerror(errno);
   }
 
   // The errno that the daemon answers, 0 if the answer is no Error.
@@ -152,7 +128,7 @@ TEST_F(Packet, AConnectionHasOneSession) {
 TEST_F(Packet, APacketThatIsTooLongEndsTheConnection) {
   for (const std::size_t size : {kMaxHandoffPacket + 1, std::size_t{100'000}}) {
     const UniqueFd connection = Session();
-    SendBytes(connection, std::string(size, 'x'));
+    EXPECT_TRUE(SendBytes(connection, std::string(size, 'x'))) << strerror(errno);
     EXPECT_EQ(Answer(connection), EMSGSIZE);
     EXPECT_TRUE(Closed(connection));
   }
@@ -161,7 +137,7 @@ TEST_F(Packet, APacketThatIsTooLongEndsTheConnection) {
 TEST_F(Packet, ATruncatedMessageEndsTheConnection) {
   const UniqueFd connection = Connect();
   const std::string whole = Hello(kMinProtocolVersion, kMaxProtocolVersion).SerializeAsString();
-  SendBytes(connection, whole.substr(0, whole.size() - 1));
+  EXPECT_TRUE(SendBytes(connection, whole.substr(0, whole.size() - 1))) << strerror(errno);
   EXPECT_EQ(Answer(connection), EBADMSG);
   EXPECT_TRUE(Closed(connection));
 }
@@ -172,14 +148,14 @@ TEST_F(Packet, GarbageIsAnErrorAndNothingElse) {
     const UniqueFd connection = Connect();
     std::string bytes(1 + random() % 200, '\0');
     std::generate(bytes.begin(), bytes.end(), [&] { return static_cast<char>(random()); });
-    SendBytes(connection, bytes);
+    EXPECT_TRUE(SendBytes(connection, bytes)) << strerror(errno);
     EXPECT_NE(Answer(connection), 0);
   }
 }
 
 TEST_F(Packet, AMessageWithoutARequestIsAnError) {
   const UniqueFd session = Session();
-  SendBytes(session, "\x7a\x01x");  // an unknown field
+  EXPECT_TRUE(SendBytes(session, "\x7a\x01x"));  // an unknown field
   EXPECT_EQ(Answer(session), EBADMSG);
 }
 
@@ -192,7 +168,7 @@ TEST_F(Packet, DescriptorsWhereNoneBelongAreRefusedAndClosed) {
   const std::string hello = Hello(kMinProtocolVersion, kMaxProtocolVersion).SerializeAsString();
   for (const std::size_t count : {1, 2, 5, 250}) {
     const UniqueFd connection = Connect();
-    SendBytes(connection, hello, std::vector<int>(count, writer.get()));
+    EXPECT_TRUE(SendBytes(connection, hello, std::vector<int>(count, writer.get()))) << strerror(errno);
     EXPECT_NE(Answer(connection), 0) << count << " descriptors";
   }
   writer.reset();

@@ -5,11 +5,11 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <memory>
 #include <random>
 #include <string>
@@ -22,6 +22,7 @@
 #include "shm_backend/unique_fd.h"
 #include "tests/integration/daemon.h"
 #include "tests/integration/peer.h"
+#include "tests/integration/raw_socket.h"
 
 namespace mapbroker::testing {
 namespace {
@@ -40,11 +41,8 @@ class Service : public ::testing::Test {
 
   // A connection below gRPC.
   UniqueFd Connect() const {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    Path().copy(address.sun_path, sizeof(address.sun_path) - 1);
-    UniqueFd connection(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    EXPECT_EQ(connect(connection.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+    UniqueFd connection = ConnectTo(Path(), SOCK_STREAM, kDeadline);
+    EXPECT_TRUE(connection) << strerror(errno);
     return connection;
   }
 

@@ -10,10 +10,10 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -24,6 +24,7 @@
 #include "mapbroker/v1/handoff.pb.h"
 #include "proto/handoff_packet.h"
 #include "shm_backend/unique_fd.h"
+#include "tests/integration/raw_socket.h"
 
 namespace mapbroker::testing {
 namespace {
@@ -115,12 +116,9 @@ void Attack(int pool, const std::string& daemon, const std::string& path) {
 int main(int argc, char** argv) {
   using namespace mapbroker;
   if (argc != 6) return 2;
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  std::strncpy(address.sun_path, argv[1], sizeof(address.sun_path) - 1);
   if (!testing::Become(static_cast<uid_t>(std::stoul(argv[2])))) return 1;
-  const shm::UniqueFd connection(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-  if (connect(connection.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) return 1;
+  const shm::UniqueFd connection = testing::ConnectTo(argv[1], SOCK_SEQPACKET, std::chrono::seconds(60));
+  if (!connection) return 1;
   const shm::UniqueFd pool = testing::PoolOf(connection.get(), argv[3] == std::string("read-only"));
   if (!pool) return 1;
   testing::Attack(pool.get(), std::string("/proc/") + argv[4], argv[5]);

@@ -187,7 +187,8 @@ class Charged : public ::testing::TestWithParam<const nommu::Profile*> {
         std::this_thread::yield();
       }
       for (std::size_t i = 0; i < kResources; ++i) {
-        EXPECT_EQ(Used(user, static_cast<Resource>(i)), 0u) << "user " << user << " has " << kResourceKeys[i] << " left";
+        EXPECT_EQ(Used(user, static_cast<Resource>(i)), 0u)
+            << "user " << user << " has " << kResourceKeys[i] << " left";
       }
     }
   }

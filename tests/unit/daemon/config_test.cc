@@ -135,7 +135,8 @@ TEST_F(ConfigFileTest, MistakesInLimitsAndAccessAreNamedWithFileAndLine) {
   EXPECT_EQ(Complaint("[limits]\nbytes = -1\n").substr(0, path_.size() + 16), path_ + ":2: limits.bytes");
   EXPECT_EQ(Complaint("[[limits.user]]\nuser = 5\n[[limits.user]]\nbytes = 1\n"),
             path_ + ":3: [[limits.user]] needs the key user, a name or a number");
-  EXPECT_EQ(Complaint("[[limits.user]]\nuser = \"nobody at all\"\n"), path_ + ":2: there is no user \"nobody at all\": make it or name another");
+  EXPECT_EQ(Complaint("[[limits.user]]\nuser = \"nobody at all\"\n"),
+            path_ + ":2: there is no user \"nobody at all\": make it or name another");
   EXPECT_EQ(Complaint("[[limits.user]]\nuser = 5\nhands = 1\n"), path_ + ":3: a user has no limit hands");
   EXPECT_EQ(Complaint("[limits]\nuser = 5\n"), path_ + ":2: write [[limits.user]], since there may be several");
   EXPECT_EQ(Complaint("[access]\nallow_users = \"root\"\n"),
