@@ -84,6 +84,19 @@ TEST_F(SessionTableTest, ARevokedSessionStaysButItsTokenIsWorthNothingToLaterDae
   EXPECT_FALSE(restored.FindById(other.session->id())->revoked());
 }
 
+TEST_F(SessionTableTest, ARevokedSessionIsNotTakenUpByTheNonceOfItsHello) {
+  const Credentials peer{.pid = getpid()};
+  const auto revoked = *sessions_->Open(peer, false, 1, "before the restart");
+  const auto later = *sessions_->Open(peer, false, 2, "after the restart");
+  ASSERT_TRUE(sessions_->Revoke(revoked.session->id(), /*kill=*/false).ok());
+  SessionTable restored(*ledger_);
+  ASSERT_TRUE(restored.Restore([](const auto&, std::uint64_t) { return absl::OkStatus(); }).ok());
+  EXPECT_FALSE(restored.FindByNonce(peer, "before the restart"));
+  ASSERT_TRUE(restored.FindByNonce(peer, "after the restart"));
+  ASSERT_TRUE(restored.Revoke(later.session->id(), /*kill=*/false).ok());
+  EXPECT_FALSE(restored.FindByNonce(peer, "after the restart"));
+}
+
 TEST_F(SessionTableTest, ListsByNumberAndCountsThoseThatAreStillGivenBack) {
   const auto one = Open(1), two = Open(2), three = Open(3);
   EXPECT_EQ(sessions_->List(0, 2), (std::vector{one.session, two.session}));
