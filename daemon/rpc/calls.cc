@@ -36,7 +36,10 @@ v1::Error ErrorOf(const grpc::Status& status) {
 class Calls::Interceptor final : public grpc::experimental::Interceptor {
  public:
   Interceptor(Calls& calls, grpc::experimental::ServerRpcInfo& info)
-      : calls_(calls), info_(info), begin_(std::chrono::steady_clock::now()) {}
+      : calls_(calls), info_(info), begin_(std::chrono::steady_clock::now()) {
+    calls_.under_way_.fetch_add(1, std::memory_order_relaxed);
+  }
+  ~Interceptor() override { calls_.under_way_.fetch_sub(1, std::memory_order_relaxed); }
 
   void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
     if (methods->QueryInterceptionHookPoint(grpc::experimental::InterceptionHookPoints::PRE_SEND_STATUS)) {

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -64,6 +65,9 @@ class Calls {
   // For one gRPC server; the Calls outlive it.
   std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> NewInterceptorFactory();
 
+  // Calls being carried out, streams too.
+  std::size_t under_way() const { return under_way_.load(std::memory_order_relaxed); }
+
   // Calls `method` with every method that answers once, "Memory/Mmap", by name.
   void ForEach(const std::function<void(const std::string& name, const CallStatistics&)>& method) const;
 
@@ -73,6 +77,7 @@ class Calls {
 
   Events& events_;
   const session::SessionTable& sessions_;
+  std::atomic<std::size_t> under_way_ = 0;
   absl::flat_hash_map<std::string, std::unique_ptr<CallStatistics>> methods_;  // by gRPC's name; never changed
 };
 

@@ -53,7 +53,7 @@ constexpr std::chrono::seconds kGrace(2);
 
 Server::Server(sd_event* loop, session::UnixListener& listener, const session::Access& access, Accounts& accounts,
                const std::vector<grpc::Service*>& services, Calls* calls)
-    : loop_(loop), listener_(listener), access_(access), accounts_(accounts) {
+    : loop_(loop), listener_(listener), access_(access), accounts_(accounts), calls_(calls) {
   // Never given back: taking the library down with a connection that has just ended may poll for ten seconds, and the
   // process is about to end.
   grpc_init();
@@ -80,7 +80,9 @@ Server::Server(sd_event* loop, session::UnixListener& listener, const session::A
 Server::~Server() {
   accepting_.reset();
   connections_.clear();
-  server_->Shutdown(std::chrono::system_clock::now() + kGrace);
+  // gRPC waits for idle connections too, whose clients may not look at them for seconds.
+  const bool busy = calls_ == nullptr || calls_->under_way() != 0;
+  server_->Shutdown(std::chrono::system_clock::now() + (busy ? kGrace : std::chrono::seconds(0)));
 }
 
 void Server::Accept() {

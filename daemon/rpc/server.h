@@ -70,6 +70,7 @@ class Server {
   session::UnixListener& listener_;
   const session::Access& access_;
   Accounts& accounts_;
+  const Calls* const calls_;
   std::unique_ptr<grpc::Server> server_;
   EventSource accepting_;
   std::uint64_t next_connection_ = 1;
