@@ -136,6 +136,11 @@ struct RpcStub::Channel {
                      "by the CA that was given, and yours must be valid and signed by its tcp.client_ca"));
   }
 
+  // What is said by a daemon that took another's place, which was stopped for good, is not meant for who had that one.
+  bool WasLost(const absl::Status& status) const {
+    return IsLost(status) || (ErrnoOf(status) == ESRCH && is_lost && is_lost());
+  }
+
   void Await() const { channel->WaitForConnected(std::chrono::system_clock::now() + kChannelDeadline); }
 
   // One call with one answer. `number`: the call's, if it may be made again by it.
@@ -179,7 +184,7 @@ struct RpcStub::Channel {
         std::this_thread::sleep_for(kCrowdedOutPause);
         continue;
       }
-      if (!IsLost(status) || !reconnect) break;
+      if (!WasLost(status) || !reconnect) break;
       if (absl::Status back = reconnect(seen); !back.ok()) {
         status = back;
         break;
@@ -222,7 +227,7 @@ struct RpcStub::Channel {
       }
       const absl::Status status = Understand(reader->Finish());
       // Rows that the caller has seen cannot be taken back.
-      if (!IsLost(status) || taken || !reconnect) return status;
+      if (!WasLost(status) || taken || !reconnect) return status;
       if (absl::Status back = reconnect(seen); !back.ok()) return back;
       Await();
     }

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstring>
+#include <filesystem>
 #include <future>
 #include <map>
 #include <optional>
@@ -229,6 +230,28 @@ TEST_F(Activation, SigintOfADaemonThatKeepsStateEndsItForGoodAndClientsAreTold) 
   EXPECT_EQ(refused.error, ECONNRESET);
   EXPECT_THAT(refused.sentence, HasSubstr("stopped"));
   EXPECT_EQ(peer.Read(own), Bytes(kSize, '\1')) << "what is attached stays";
+}
+
+TEST_F(Activation, AClientOfADaemonThatWasStoppedIsToldSoByTheNextOneToo) {
+  manager_.Start();
+  Peer peer(manager_.SocketDir());
+  ASSERT_EQ(peer.Map("", kAnonymous).error, 0);
+  const auto sockets = [&] {
+    std::size_t count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(peer.pid()) + "/fd")) {
+      std::error_code gone;
+      count += std::filesystem::read_symlink(entry.path(), gone).string().rfind("socket:", 0) == 0 ? 1 : 0;
+    }
+    return count;
+  };
+  const std::size_t connected = sockets();
+  manager_.Stop(SIGINT);
+  // The sockets are the same: its next call comes to a daemon that knows nothing of it.
+  manager_.Start();
+  WaitUntil("its gRPC has seen the end of the connection", [&] { return sockets() < connected; });
+  const MapReply refused = peer.Map("", kAnonymous);
+  EXPECT_EQ(refused.error, ECONNRESET);
+  EXPECT_THAT(refused.sentence, HasSubstr("the daemon was stopped"));
 }
 
 TEST_F(Activation, StoppedForGoodItTakesItsPoolFromTheStoreAndLeavesTheSockets) {

@@ -30,8 +30,9 @@ inline void Paint(std::span<std::byte> bytes, std::uint64_t owner, std::uint64_t
 inline std::size_t FirstFault(std::span<const std::byte> bytes, std::uint64_t owner, std::uint64_t from = 0,
                               bool or_zero = false) {
   for (std::size_t i = 0; i < bytes.size(); ++i) {
-    if (bytes[i] == ByteOf(owner, from + i) || (or_zero && bytes[i] == std::byte{0})) continue;
-    return i;
+    // Read once: somebody else may paint it just now.
+    const std::byte is = *const_cast<const volatile std::byte*>(&bytes[i]);
+    if (is != ByteOf(owner, from + i) && !(or_zero && is == std::byte{0})) return i;
   }
   return bytes.size();
 }
