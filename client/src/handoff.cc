@@ -135,7 +135,8 @@ bool Handoff::HasFarewell() {
   if (farewell_) return true;
   if (recv(socket_.get(), &next, sizeof(next), MSG_PEEK | MSG_DONTWAIT) <= 0) return false;
   v1::HandoffReply reply;
-  return ReceiveHandoffPacket(socket_.get(), reply).error == 0 && reply.has_farewell();
+  farewell_ = ReceiveHandoffPacket(socket_.get(), reply).error == 0 && reply.has_farewell();
+  return farewell_;
 }
 
 bool Handoff::HasEnded() const {

@@ -121,7 +121,7 @@ struct RpcStub::Channel {
 
   const std::atomic<std::uint64_t>* epoch = nullptr;
   Reconnect reconnect;
-  std::function<bool()> is_lost;
+  std::function<DaemonState()> daemon;
   shm::Mutex mutex;
   std::uint64_t last_request ABSL_GUARDED_BY(mutex) = 0;
   std::set<std::uint64_t> running ABSL_GUARDED_BY(mutex);
@@ -136,9 +136,10 @@ struct RpcStub::Channel {
                      "by the CA that was given, and yours must be valid and signed by its tcp.client_ca"));
   }
 
-  // What is said by a daemon that took another's place, which was stopped for good, is not meant for who had that one.
+  DaemonState Daemon() const { return daemon ? daemon() : DaemonState::kServes; }
+  // A daemon that does not know the token may have taken the place of the one that did during the call.
   bool WasLost(const absl::Status& status) const {
-    return IsLost(status) || (ErrnoOf(status) == ESRCH && is_lost && is_lost());
+    return IsLost(status) || (ErrnoOf(status) == ESRCH && Daemon() != DaemonState::kServes);
   }
 
   void Await() const { channel->WaitForConnected(std::chrono::system_clock::now() + kChannelDeadline); }
@@ -173,7 +174,9 @@ struct RpcStub::Channel {
     int crowded = 0;
     for (bool again = false;; again = true) {
       const std::uint64_t seen = epoch == nullptr ? 0 : epoch->load();
-      if (repeat == Repeat::kNot && is_lost && is_lost()) {
+      const DaemonState state = Daemon();
+      if (state == DaemonState::kStopped && !(status = reconnect(seen)).ok()) break;
+      if (state == DaemonState::kLost && repeat == Repeat::kNot) {
         // The channel may not have noticed yet, and does so by a call that may be made again.
         status = Call(*files, &v1::Files::Stub::Stat, v1::StatRequest()).status();
         if (IsLost(status)) break;
@@ -213,6 +216,9 @@ struct RpcStub::Channel {
     if (absl::Status status = mark.Check(); !status.ok()) return status;
     for (;;) {
       const std::uint64_t seen = epoch == nullptr ? 0 : epoch->load();
+      if (Daemon() == DaemonState::kStopped) {
+        if (absl::Status back = reconnect(seen); !back.ok()) return back;
+      }
       grpc::ClientContext context;
       if (!hex_token.empty()) context.AddMetadata(kSessionMetadata, hex_token);
       const auto reader = (stub.*method)(&context, request);
@@ -237,11 +243,11 @@ struct RpcStub::Channel {
 RpcStub::RpcStub() : channel_(std::make_unique<Channel>()) {}
 
 RpcStub::RpcStub(const std::string& runtime_dir, const std::string& token, const std::atomic<std::uint64_t>* epoch,
-                 Reconnect reconnect, std::function<bool()> is_lost)
+                 Reconnect reconnect, std::function<DaemonState()> daemon)
     : RpcStub() {
   channel_->epoch = epoch;
   channel_->reconnect = std::move(reconnect);
-  channel_->is_lost = std::move(is_lost);
+  channel_->daemon = std::move(daemon);
   grpc::ChannelArguments arguments;
   // A connection of its own, so that sessions of one process do not queue behind each other.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);

@@ -101,7 +101,11 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Open(const ConnectOptions& opt
   session->stub_ = std::make_unique<RpcStub>(
       *dir, session->welcome_.token(), &session->epoch_,
       [at = session.get()](std::uint64_t seen) { return at->TakeUpAgain(seen); },
-      [at = session.get()] { return at->handoff()->HasEnded(); });
+      [at = session.get()] {
+        const std::shared_ptr<Handoff> last = at->handoff();
+        if (!last->HasEnded()) return DaemonState::kServes;
+        return last->HasFarewell() ? DaemonState::kStopped : DaemonState::kLost;
+      });
 
   if (options.attach == Attach::kWholePool) {
     auto whole = Attachment::WholePool(session->pool_.get(), session->welcome_, !options.read_only);
@@ -128,8 +132,7 @@ absl::Status Session::Reconnect(std::uint64_t seen, std::chrono::milliseconds ti
   shm::MutexLock lock(reconnecting_);
   // Another thread may have been faster.
   if (epoch_ != seen) return absl::OkStatus();
-  stopped_ = stopped_ || handoff()->HasFarewell();
-  if (stopped_) return NoDaemon(ECONNRESET, "the daemon was stopped; connect anew when there is one");
+  if (handoff()->HasFarewell()) return NoDaemon(ECONNRESET, "the daemon was stopped; connect anew when there is one");
   // From the call that found out, so that those who come later do not each wait as long again.
   if (!lost_at_) lost_at_ = std::chrono::steady_clock::now();
   const auto deadline = *lost_at_ + timeout;

@@ -98,7 +98,6 @@ class Session {
   bool read_only_ = false;
   std::chrono::milliseconds reconnect_timeout_{};
   shm::Mutex reconnecting_;  // before mutex_
-  bool stopped_ ABSL_GUARDED_BY(reconnecting_) = false;
   std::optional<std::chrono::steady_clock::time_point> lost_at_ ABSL_GUARDED_BY(reconnecting_);
   std::atomic<std::uint64_t> epoch_ = 1;  // counts connections
   std::unique_ptr<RpcStub> stub_;
