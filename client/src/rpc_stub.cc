@@ -121,7 +121,7 @@ struct RpcStub::Channel {
 
   const std::atomic<std::uint64_t>* epoch = nullptr;
   Reconnect reconnect;
-  std::function<DaemonState()> daemon;
+  std::function<bool()> is_lost;
   shm::Mutex mutex;
   std::uint64_t last_request ABSL_GUARDED_BY(mutex) = 0;
   std::set<std::uint64_t> running ABSL_GUARDED_BY(mutex);
@@ -136,13 +136,22 @@ struct RpcStub::Channel {
                      "by the CA that was given, and yours must be valid and signed by its tcp.client_ca"));
   }
 
-  DaemonState Daemon() const { return daemon ? daemon() : DaemonState::kServes; }
-  // A daemon that does not know the token may have taken the place of the one that did during the call.
-  bool WasLost(const absl::Status& status) const {
-    return IsLost(status) || (ErrnoOf(status) == ESRCH && Daemon() != DaemonState::kServes);
-  }
-
   void Await() const { channel->WaitForConnected(std::chrono::system_clock::now() + kChannelDeadline); }
+
+  std::uint64_t Epoch() const { return epoch == nullptr ? 0 : epoch->load(); }
+
+  // The session again, and the channel to where it is: gRPC may not have noticed that the connection it has is over,
+  // and does so by a call of which nobody waits for the answer.
+  absl::Status Regain(std::uint64_t seen) const {
+    if (absl::Status back = reconnect(seen); !back.ok()) return back;
+    v1::FileStat nothing;
+    bool crowded_out;
+    Try(*files, &v1::Files::Stub::Stat, v1::StatRequest(), "", nothing, false, crowded_out).IgnoreError();
+    Await();
+    return absl::OkStatus();
+  }
+  // To be asked before a call, as by the handoff socket it is known first that the daemon was lost.
+  absl::Status Ready() const { return is_lost && is_lost() ? Regain(Epoch()) : absl::OkStatus(); }
 
   // One call with one answer. `number`: the call's, if it may be made again by it.
   template <typename Stub, typename Request, typename Response>
@@ -173,22 +182,16 @@ struct RpcStub::Channel {
     absl::Status status;
     int crowded = 0;
     for (bool again = false;; again = true) {
-      const std::uint64_t seen = epoch == nullptr ? 0 : epoch->load();
-      const DaemonState state = Daemon();
-      if (state == DaemonState::kStopped && !(status = reconnect(seen)).ok()) break;
-      if (state == DaemonState::kLost && repeat == Repeat::kNot) {
-        // The channel may not have noticed yet, and does so by a call that may be made again.
-        status = Call(*files, &v1::Files::Stub::Stat, v1::StatRequest()).status();
-        if (IsLost(status)) break;
-      }
+      if (status = Ready(); !status.ok()) break;
+      const std::uint64_t seen = Epoch();
       bool crowded_out = false;
       status = Try(stub, method, request, number, response, again, crowded_out);
       if (crowded_out && (repeat == Repeat::kFreely || !number.empty()) && ++crowded < kMostCrowdedOut) {
         std::this_thread::sleep_for(kCrowdedOutPause);
         continue;
       }
-      if (!WasLost(status) || !reconnect) break;
-      if (absl::Status back = reconnect(seen); !back.ok()) {
+      if (!IsLost(status) || !reconnect) break;
+      if (absl::Status back = Regain(seen); !back.ok()) {
         status = back;
         break;
       }
@@ -198,7 +201,6 @@ struct RpcStub::Channel {
                             "look, and call again if it was not");
         break;
       }
-      Await();
     }
     if (id != 0) {
       shm::MutexLock lock(mutex);
@@ -215,10 +217,8 @@ struct RpcStub::Channel {
                     const Request& request, const std::function<bool(const Response&)>& take) const {
     if (absl::Status status = mark.Check(); !status.ok()) return status;
     for (;;) {
-      const std::uint64_t seen = epoch == nullptr ? 0 : epoch->load();
-      if (Daemon() == DaemonState::kStopped) {
-        if (absl::Status back = reconnect(seen); !back.ok()) return back;
-      }
+      if (absl::Status status = Ready(); !status.ok()) return status;
+      const std::uint64_t seen = Epoch();
       grpc::ClientContext context;
       if (!hex_token.empty()) context.AddMetadata(kSessionMetadata, hex_token);
       const auto reader = (stub.*method)(&context, request);
@@ -233,9 +233,8 @@ struct RpcStub::Channel {
       }
       const absl::Status status = Understand(reader->Finish());
       // Rows that the caller has seen cannot be taken back.
-      if (!WasLost(status) || taken || !reconnect) return status;
-      if (absl::Status back = reconnect(seen); !back.ok()) return back;
-      Await();
+      if (!IsLost(status) || taken || !reconnect) return status;
+      if (absl::Status back = Regain(seen); !back.ok()) return back;
     }
   }
 };
@@ -243,11 +242,11 @@ struct RpcStub::Channel {
 RpcStub::RpcStub() : channel_(std::make_unique<Channel>()) {}
 
 RpcStub::RpcStub(const std::string& runtime_dir, const std::string& token, const std::atomic<std::uint64_t>* epoch,
-                 Reconnect reconnect, std::function<DaemonState()> daemon)
+                 Reconnect reconnect, std::function<bool()> is_lost)
     : RpcStub() {
   channel_->epoch = epoch;
   channel_->reconnect = std::move(reconnect);
-  channel_->daemon = std::move(daemon);
+  channel_->is_lost = std::move(is_lost);
   grpc::ChannelArguments arguments;
   // A connection of its own, so that sessions of one process do not queue behind each other.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);

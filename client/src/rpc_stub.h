@@ -30,20 +30,17 @@ class DriverStream {
   virtual absl::Status Finish() = 0;
 };
 
-// What the handoff socket tells of the daemon: lost is one that may come back, stopped one that will not.
-enum class DaemonState { kServes, kLost, kStopped };
-
 // Thread-safe.
 class RpcStub {
  public:
   // Takes a session up again whose daemon was lost; `seen` is what Epoch said before the call that found out.
   using Reconnect = std::function<absl::Status(std::uint64_t seen)>;
   // Calls go to the daemon of `runtime_dir` (absolute) with the session's token, in bytes. `epoch` counts the
-  // connections that there were. Without `reconnect` calls fail when the daemon is lost. `daemon` is asked before every
-  // call, so that none finds out that is not made twice, and none comes to a daemon that has taken a stopped one's
-  // place.
+  // connections that there were. Without `reconnect` calls fail when the daemon is lost. `is_lost` is asked before
+  // every call, so that none finds out that is not made twice, and none comes to a daemon that has taken a stopped
+  // one's place.
   RpcStub(const std::string& runtime_dir, const std::string& token, const std::atomic<std::uint64_t>* epoch = nullptr,
-          Reconnect reconnect = nullptr, std::function<DaemonState()> daemon = nullptr);
+          Reconnect reconnect = nullptr, std::function<bool()> is_lost = nullptr);
   // Calls go to a daemon over TLS. EINVAL: a file cannot be read.
   static absl::StatusOr<std::unique_ptr<RpcStub>> Remote(const RemoteOptions& options);
   ~RpcStub();

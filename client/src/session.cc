@@ -101,11 +101,7 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Open(const ConnectOptions& opt
   session->stub_ = std::make_unique<RpcStub>(
       *dir, session->welcome_.token(), &session->epoch_,
       [at = session.get()](std::uint64_t seen) { return at->TakeUpAgain(seen); },
-      [at = session.get()] {
-        const std::shared_ptr<Handoff> last = at->handoff();
-        if (!last->HasEnded()) return DaemonState::kServes;
-        return last->HasFarewell() ? DaemonState::kStopped : DaemonState::kLost;
-      });
+      [at = session.get()] { return at->handoff()->HasEnded(); });
 
   if (options.attach == Attach::kWholePool) {
     auto whole = Attachment::WholePool(session->pool_.get(), session->welcome_, !options.read_only);
