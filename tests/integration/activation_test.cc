@@ -244,11 +244,20 @@ TEST_F(Activation, AClientOfADaemonThatWasStoppedIsToldSoByTheNextOneToo) {
     }
     return count;
   };
-  const std::size_t connected = sockets();
+  const auto await_end = [&](std::size_t connected) {
+    WaitUntil("its gRPC has seen the end of the connection", [&] { return sockets() < connected; });
+  };
+  // After a restart gRPC connects by itself, and the session must hear of the next end all the same.
+  std::size_t connected = sockets();
+  manager_.Kill();
+  manager_.Start();
+  await_end(connected);
+  ASSERT_EQ(peer.Map("", kAnonymous).error, 0);
+  connected = sockets();
   manager_.Stop(SIGINT);
   // The sockets are the same: its next call comes to a daemon that knows nothing of it.
   manager_.Start();
-  WaitUntil("its gRPC has seen the end of the connection", [&] { return sockets() < connected; });
+  await_end(connected);
   const MapReply refused = peer.Map("", kAnonymous);
   EXPECT_EQ(refused.error, ECONNRESET);
   EXPECT_THAT(refused.sentence, HasSubstr("the daemon was stopped"));
