@@ -141,7 +141,7 @@ struct RpcStub::Channel {
   std::uint64_t Epoch() const { return epoch == nullptr ? 0 : epoch->load(); }
 
   // The session again, and the channel to where it is: gRPC may not have noticed that the connection it has is over,
-  // and does so by a call of which nobody waits for the answer.
+  // and does so by a call, whose answer does not matter.
   absl::Status Regain(std::uint64_t seen) const {
     if (absl::Status back = reconnect(seen); !back.ok()) return back;
     v1::FileStat nothing;
