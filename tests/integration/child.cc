@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <system_error>
@@ -84,7 +85,13 @@ Child::Child(const std::vector<std::string>& arguments, const Environment& envir
 
   std::vector<std::string> argument_strings = arguments, environment_strings;
   for (const auto& [name, value] : environment) environment_strings.push_back(name + "=" + value);
-  for (char** entry = environ; *entry != nullptr; ++entry) environment_strings.emplace_back(*entry);
+  // Each once: of a name that is there twice, shells and the C library take different ones.
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string text = *entry, name = text.substr(0, text.find('='));
+    const bool given = std::any_of(environment.begin(), environment.end(),
+                                   [&](const auto& variable) { return variable.first == name; });
+    if (!given) environment_strings.push_back(text);
+  }
   const int error = posix_spawn(&pid_, arguments[0].c_str(), &actions, nullptr, Pointers(argument_strings).data(),
                                 Pointers(environment_strings).data());
   posix_spawn_file_actions_destroy(&actions);
