@@ -145,25 +145,21 @@ struct RpcStub::Channel {
   absl::Status Regain(std::uint64_t seen) const {
     if (absl::Status back = reconnect(seen); !back.ok()) return back;
     v1::FileStat nothing;
-    bool crowded_out;
-    Try(*files, &v1::Files::Stub::Stat, v1::StatRequest(), "", nothing, false, crowded_out).IgnoreError();
+    Try(*files, &v1::Files::Stub::Stat, v1::StatRequest(), "", nothing);
     Await();
     return absl::OkStatus();
   }
   // To be asked before a call, as by the handoff socket it is known first that the daemon was lost.
   absl::Status Ready() const { return is_lost && is_lost() ? Regain(Epoch()) : absl::OkStatus(); }
 
-  // One call with one answer. `number`: the call's, if it may be made again by it.
+  // One call with one answer. `number`: what the daemon knows it by, if it may be made again so.
   template <typename Stub, typename Request, typename Response>
-  absl::Status Try(Stub& stub, grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
-                   const Request& request, const std::string& number, Response& response, bool again,
-                   bool& crowded_out) const {
+  grpc::Status Try(Stub& stub, grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                   const Request& request, const std::string& number, Response& response) const {
     grpc::ClientContext context;
     if (!hex_token.empty()) context.AddMetadata(kSessionMetadata, hex_token);
-    if (!number.empty()) context.AddMetadata(kRequestMetadata, number + (again ? " again" : ""));
-    const grpc::Status status = (stub.*method)(&context, request, &response);
-    crowded_out = IsCrowdedOut(status);
-    return Understand(status);
+    if (!number.empty()) context.AddMetadata(kRequestMetadata, number);
+    return (stub.*method)(&context, request, &response);
   }
 
   template <typename Stub, typename Request, typename Response>
@@ -184,9 +180,10 @@ struct RpcStub::Channel {
     for (bool again = false;; again = true) {
       if (status = Ready(); !status.ok()) break;
       const std::uint64_t seen = Epoch();
-      bool crowded_out = false;
-      status = Try(stub, method, request, number, response, again, crowded_out);
-      if (crowded_out && (repeat == Repeat::kFreely || !number.empty()) && ++crowded < kMostCrowdedOut) {
+      const grpc::Status answer =
+          Try(stub, method, request, number.empty() || !again ? number : number + " again", response);
+      status = Understand(answer);
+      if (IsCrowdedOut(answer) && (repeat == Repeat::kFreely || !number.empty()) && ++crowded < kMostCrowdedOut) {
         std::this_thread::sleep_for(kCrowdedOutPause);
         continue;
       }

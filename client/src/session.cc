@@ -202,9 +202,9 @@ absl::Status Session::AttachGrant(Mapped& mapped) {
   mapped.attachment = whole_pool_;
   if (mapped.attachment != nullptr) return absl::OkStatus();
   const v1::MmapResponse& grant = mapped.grant;
-  // All that mremap may make of it, so that it need not be attached anew. A daemon may not say so much.
-  auto attachment = Attachment::Region(pool_.get(), welcome_, grant.address(), std::max(grant.length(), grant.room()),
-                                       static_cast<int>(grant.prot()));
+  // All that mremap may make of it, so that it need not be attached anew.
+  auto attachment =
+      Attachment::Region(pool_.get(), welcome_, grant.address(), grant.room(), static_cast<int>(grant.prot()));
   if (!attachment.ok()) {
     Unmap(grant.address(), grant.length()).IgnoreError();
     return attachment.status();
@@ -231,6 +231,7 @@ absl::StatusOr<Mapped> Session::Attach(int id, int flags, std::uint64_t address)
   Mapped mapped;
   mapped.grant.set_address(attached->address());
   mapped.grant.set_length(attached->length());
+  mapped.grant.set_room(attached->length());
   mapped.grant.set_prot(attached->prot());
   mapped.grant.set_kind(v1::MAPPING_KIND_DIRECT);
   mapped.grant.set_existing(true);

@@ -9,7 +9,6 @@
 
 #include <array>
 #include <cstring>
-#include <filesystem>
 #include <future>
 #include <map>
 #include <optional>
@@ -236,14 +235,7 @@ TEST_F(Activation, AClientOfADaemonThatWasStoppedIsToldSoByTheNextOneToo) {
   manager_.Start();
   Peer peer(manager_.SocketDir());
   ASSERT_EQ(peer.Map("", kAnonymous).error, 0);
-  const auto sockets = [&] {
-    std::size_t count = 0;
-    for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(peer.pid()) + "/fd")) {
-      std::error_code gone;
-      count += std::filesystem::read_symlink(entry.path(), gone).string().rfind("socket:", 0) == 0 ? 1 : 0;
-    }
-    return count;
-  };
+  const auto sockets = [&] { return CountDescriptors(peer.pid(), "socket:"); };
   const auto await_end = [&](std::size_t connected) {
     WaitUntil("its gRPC has seen the end of the connection", [&] { return sockets() < connected; });
   };

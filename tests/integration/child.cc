@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <filesystem>
 #include <system_error>
 #include <thread>
 
@@ -166,6 +167,15 @@ int Child::Wait() {
   waitpid(pid_, &status, 0);
   reaped_ = true;
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+std::size_t CountDescriptors(pid_t pid, const std::string& target) {
+  std::size_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd")) {
+    std::error_code gone;
+    count += std::filesystem::read_symlink(entry.path(), gone).string().rfind(target, 0) == 0 ? 1 : 0;
+  }
+  return count;
 }
 
 Finished Run(const std::vector<std::string>& arguments, const Environment& environment) {

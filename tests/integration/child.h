@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <cstddef>
 #include <functional>
 #include <string>
 #include <utility>
@@ -24,7 +25,8 @@ using Environment = std::vector<std::pair<std::string, std::string>>;
 // Not thread-safe. Whatever waits fails the test at the deadline.
 class Child {
  public:
-  // Starts `arguments[0]` with this process's environment and `environment` before it. `descriptors` stay the caller's
+  // Starts `arguments[0]` with this process's environment, `environment` in place of what it has by these names.
+  // `descriptors` stay the caller's
   // and are 3, 4 and so on in the child. Throws if it cannot be started.
   explicit Child(const std::vector<std::string>& arguments, const Environment& environment = {},
                  const std::vector<int>& descriptors = {});
@@ -57,6 +59,9 @@ class Child {
   shm::UniqueFd pidfd_, input_, output_, errors_;
   std::string buffer_;
 };
+
+// How many descriptors the process has of what /proc calls `target`, or begins so ("socket:"); "" is all.
+std::size_t CountDescriptors(pid_t pid, const std::string& target = "");
 
 struct Finished {
   int status;

@@ -6,7 +6,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <filesystem>
 #include <memory>
 #include <optional>
 #include <sstream>
@@ -46,11 +45,6 @@ class Attacked {
   }
   std::string RuntimeDir() const { return home_.Path("run"); }
 
-  std::size_t DescriptorsOfDaemon() const {
-    const std::filesystem::directory_iterator fds("/proc/" + std::to_string(daemon_->pid()) + "/fd");
-    return static_cast<std::size_t>(std::distance(begin(fds), end(fds)));
-  }
-
   const TempDir home_;
   std::optional<Daemon> daemon_;
 };
@@ -68,7 +62,7 @@ TEST_P(Hostile, PeersDelayNobodyForGoodAndBreakNothing) {
       holder.Map("", {.length = kLength, .prot = PROT_READ | PROT_WRITE, .flags = MAP_PRIVATE | MAP_ANONYMOUS});
   ASSERT_EQ(own.error, 0);
   holder.Scribble(own);
-  const std::size_t descriptors = DescriptorsOfDaemon();
+  const std::size_t descriptors = CountDescriptors(daemon_->pid());
   {
     Child attacker({ATTACKER, RuntimeDir(), GetParam(), std::to_string(kMallory)});
     ASSERT_EQ(attacker.ReadLine(), "attacking") << attacker.Errors();
@@ -96,7 +90,8 @@ TEST_P(Hostile, PeersDelayNobodyForGoodAndBreakNothing) {
   EXPECT_EQ(holder.Read(held), contents);
   EXPECT_EQ(holder.Read(own), Bytes(kLength, '\1'));
   // Nothing of it stays: what was opened for the attacker is closed when he is gone.
-  WaitUntil("the attacker's descriptors are closed", [&] { return DescriptorsOfDaemon() <= descriptors + 4; });
+  WaitUntil("the attacker's descriptors are closed",
+            [&] { return CountDescriptors(daemon_->pid()) <= descriptors + 4; });
   daemon_->ExpectServes();
 }
 
@@ -117,14 +112,6 @@ class Hanging : public Attacked, public ::testing::Test {
     v1::HandoffReply reply;
     EXPECT_EQ(ReceiveHandoffPacket(connection.get(), reply).error, 0);
     return reply;
-  }
-  std::size_t OpenInDaemon(const std::string& path) const {
-    std::size_t open = 0;
-    for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(daemon_->pid()) + "/fd")) {
-      std::error_code gone;
-      open += std::filesystem::read_symlink(entry.path(), gone) == path ? 1 : 0;
-    }
-    return open;
   }
 
   HangingFile file_{daemon_->pid()};
@@ -154,7 +141,7 @@ TEST_F(Hanging, FilesKeepNeitherTheDaemonNorOtherUsersFilesFromBeingClosed) {
     EXPECT_EQ(peer.Unmap(mapping), 0);
     peer.Disconnect();
   }
-  WaitUntil("what others passed is closed", [&] { return OpenInDaemon(path) == 0; });
+  WaitUntil("what others passed is closed", [&] { return CountDescriptors(daemon_->pid(), path) == 0; });
   daemon_->ExpectServes();
 }
 
